@@ -1,0 +1,267 @@
+"""Profiles + workload + fleet -> the planning problem, with what a reader should know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from planner.domain.fleet import Fleet, Gpu, GpuType
+from planner.domain.problem import (
+    SCHEMA_VERSION,
+    Device,
+    DeviceKind,
+    LatencyBasis,
+    Model,
+    Objective,
+    Option,
+    Problem,
+    Settings,
+)
+from planner.domain.profile import BACKEND_ROW_PREFIX, SERVER_ROW, ProfileRow, Source
+from planner.domain.units import bound_us, demand_mrps, exact, format_bytes, limit_ppm
+from planner.domain.workload import ALL_DAY, ModelDemand, Workload
+from planner.errors import InputError, NotFoundError
+from planner.options import model_options
+
+_RATELESS = frozenset({Objective.MODELS, Objective.THROUGHPUT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSettings:
+    """The user's choices. `objectives` empty: the default order. `server_base_bytes` replaces a missing row."""
+
+    settings: Settings
+    objectives: tuple[Objective, ...] = ()
+    allow_unserved: bool = False
+    server_base_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """`notes` are for the reader; `without_option` says per model why no configuration of it can be planned."""
+
+    problem: Problem
+    notes: tuple[str, ...]
+    without_option: Mapping[str, tuple[str, ...]]
+
+
+def build(workload: Workload, fleet: Fleet, rows: Sequence[ProfileRow], choice: BuildSettings) -> Built:
+    usable = [gpu for gpu in fleet.gpus if not gpu.cordoned]
+    if not usable:
+        raise InputError("fleet: every GPU is cordoned, there is none to plan on")
+    _require_profiles(workload, fleet, rows)
+    objectives = _objectives(workload, fleet, choice)
+    kinds, devices = _devices(fleet, rows, choice)
+    periods = workload.periods
+    models = tuple(_model(demand, periods) for demand in workload.models)
+    options: list[Option] = []
+    notes: list[str] = []
+    without: dict[str, tuple[str, ...]] = {}
+    for model in models:
+        found, reasons = _options_on(kinds, model, rows, choice.settings)
+        options.extend(found)
+        if not found:
+            without[model.name] = tuple(reasons)
+        else:
+            notes.extend(f"{model.name}: {reason}" for reason in reasons if reason.endswith(_NOT_PROFILED))
+    _require_server_base(kinds, options, rows, choice)
+    problem = Problem(
+        schema_version=SCHEMA_VERSION,
+        periods=periods,
+        models=models,
+        kinds=kinds,
+        devices=devices,
+        options=tuple(options),
+        objectives=objectives,
+        allow_unserved=choice.allow_unserved or Objective.MODELS in objectives,
+        settings=choice.settings,
+    )
+    return Built(problem, (*notes, *_digest_notes(rows, workload)), without)
+
+
+_NOT_PROFILED = "has no profile"
+
+
+def _require_profiles(workload: Workload, fleet: Fleet, rows: Sequence[ProfileRow]) -> None:
+    """A model that was measured on none of the types on offer is a mistake, not an infeasible problem."""
+    types = sorted({gpu.type for gpu in fleet.gpus})
+    for demand in workload.models:
+        devices = sorted({row.device for row in rows if row.model == demand.name})
+        if not devices:
+            known = ", ".join(sorted({row.model for row in rows if not row.is_overhead})) or "none"
+            raise NotFoundError(
+                f"model {demand.name!r} has no profile; models with profiles: {known}",
+                hint=f"planner measure {demand.name} --device {types[0]}, or planner profiles import FILE",
+            )
+        if not set(devices) & set(types):
+            found = ", ".join(devices)
+            raise NotFoundError(
+                f"model {demand.name!r} has no profile on {' or '.join(types)}; it was measured on {found}",
+                hint=f"planner measure {demand.name} --device {types[0]}",
+            )
+        for name in demand.allowed_gpu:
+            if name not in fleet.types:
+                raise NotFoundError(f"model {demand.name!r}: allowed_gpu names the unknown type {name!r}")
+
+
+def _objectives(workload: Workload, fleet: Fleet, choice: BuildSettings) -> tuple[Objective, ...]:
+    rateless = [m.name for m in workload.models if m.rates_rps is None]
+    objectives = choice.objectives
+    priced = all(_price(gpu, fleet.types[gpu.type]) is not None for gpu in fleet.gpus)
+    if not objectives:
+        objectives = (Objective.COST,) * priced + (Objective.GPUS, Objective.BALANCE)
+    if Objective.COST in objectives and not priced:
+        bare = sorted({g.type for g in fleet.gpus if _price(g, fleet.types[g.type]) is None})
+        raise InputError(
+            f"objective cost needs a price for every type on offer; {', '.join(bare)} has none",
+            hint="give usd_per_hour per node or under gpu_types in fleet.yaml",
+        )
+    if rateless and not _RATELESS & set(objectives):
+        raise InputError(
+            f"model {rateless[0]!r} has no rate_rps",
+            hint="give its rate in workload.yaml, or solve with --minimize models or --minimize throughput",
+        )
+    if choice.allow_unserved and Objective.UNSERVED not in objectives:
+        objectives = (Objective.UNSERVED, *objectives)
+    return tuple(dict.fromkeys(objectives))
+
+
+def _model(demand: ModelDemand, periods: Sequence[str]) -> Model:
+    rates = demand.rates_rps
+    by_period = None if rates is None else [rates.get(p, rates.get(ALL_DAY, 0.0)) for p in periods]
+    return Model(
+        name=demand.name,
+        rate_mrps=None if by_period is None else tuple(demand_mrps(rate) for rate in by_period),
+        demand_mrps=None if by_period is None else tuple(demand_mrps(rate, demand.headroom) for rate in by_period),
+        percentile=demand.percentile,
+        latency_bound_us=None if demand.latency_bound_ms is None else bound_us(demand.latency_bound_ms),
+        replicas_min=demand.replicas_min,
+        replicas_max=demand.replicas_max,
+        allowed_gpu=demand.allowed_gpu,
+        priority=demand.priority,
+    )
+
+
+def _price(gpu: Gpu, gpu_type: GpuType) -> float | None:
+    return gpu.usd_per_hour if gpu.usd_per_hour is not None else gpu_type.usd_per_hour
+
+
+def _devices(
+    fleet: Fleet, rows: Sequence[ProfileRow], choice: BuildSettings
+) -> tuple[tuple[DeviceKind, ...], tuple[Device, ...]]:
+    """GPUs whose numbers are all the same make one kind; the first kind of a type bears the type's name."""
+    kinds: dict[tuple[str, int, float | None], DeviceKind] = {}
+    devices = []
+    for gpu in fleet.gpus:
+        gpu_type = fleet.types[gpu.type]
+        price = _price(gpu, gpu_type)
+        key = (gpu.type, gpu.reserve_bytes, price)
+        if key not in kinds:
+            same_type = sum(1 for known in kinds if known[0] == gpu.type)
+            name = f"{gpu.type}#{same_type + 1}" if same_type else gpu.type
+            kinds[key] = _kind(name, gpu, gpu_type, price, rows, choice)
+        devices.append(Device(id=gpu.id, gpu=gpu.id, kind=kinds[key].name, cordoned=gpu.cordoned))
+    return tuple(kinds.values()), tuple(devices)
+
+
+def _kind(
+    name: str, gpu: Gpu, gpu_type: GpuType, price: float | None, rows: Sequence[ProfileRow], choice: BuildSettings
+) -> DeviceKind:
+    base = _overhead(rows, gpu_type.name, SERVER_ROW)
+    backends = sorted({r.model for r in rows if r.model.startswith(BACKEND_ROW_PREFIX) and r.device == gpu_type.name})
+    overhead_rows = [row for row in rows if row.is_overhead and row.device == gpu_type.name]
+    usable = int((1 - exact(choice.settings.reserve)) * gpu_type.memory_bytes) - gpu.reserve_bytes
+    if usable <= 0:
+        raise InputError(f"gpu {gpu.id!r}: reserve {format_bytes(gpu.reserve_bytes)} leaves no memory to plan with")
+    return DeviceKind(
+        name=name,
+        type=gpu_type.name,
+        profile=gpu_type.name,
+        memory_bytes=usable,
+        server_base_bytes=base if base is not None else choice.server_base_bytes or 0,
+        utilization_ppm=limit_ppm(choice.settings.utilization),
+        overhead_source=_weakest(row.source for row in overhead_rows),
+        backend_overhead_bytes={
+            name.removeprefix(BACKEND_ROW_PREFIX): _overhead(rows, gpu_type.name, name) or 0 for name in backends
+        },
+        cost_microusd_per_hour=None if price is None else round(exact(price) * 1_000_000),
+        power_milliwatts=None if gpu_type.power_watts is None else round(exact(gpu_type.power_watts) * 1000),
+    )
+
+
+def _overhead(rows: Iterable[ProfileRow], device: str, name: str) -> int | None:
+    """The largest that was measured; None where it was not."""
+    known = [r.memory_bytes for r in rows if r.device == device and r.model == name and r.memory_bytes is not None]
+    return max(known, default=None)
+
+
+def _options_on(
+    kinds: Sequence[DeviceKind], model: Model, rows: Sequence[ProfileRow], settings: Settings
+) -> tuple[list[Option], list[str]]:
+    found: list[Option] = []
+    reasons: list[str] = []
+    for kind in kinds:
+        if model.allowed_gpu and kind.type not in model.allowed_gpu:
+            continue
+        own = [row for row in rows if row.model == model.name and row.device == kind.profile]
+        options, why = model_options(own, model, kind, settings) if own else ([], [_NOT_PROFILED])
+        found.extend(options)
+        if not options:
+            reasons.extend(
+                f"on {kind.name} it {reason}" if reason == _NOT_PROFILED else f"on {kind.name}: {reason}"
+                for reason in why
+            )
+    return found, list(dict.fromkeys(reasons))
+
+
+def _require_server_base(
+    kinds: Sequence[DeviceKind], options: Sequence[Option], rows: Sequence[ProfileRow], choice: BuildSettings
+) -> None:
+    for kind in kinds:
+        if choice.server_base_bytes is not None or _overhead(rows, kind.profile, SERVER_ROW) is not None:
+            continue
+        if any(option.kind == kind.name and not option.exclusive for option in options):
+            raise InputError(
+                f"profiles of {kind.profile} give the memory of replicas, but not what the server itself takes",
+                hint=f"add a row '@server,{kind.profile}' with memory_bytes, or pass --server-base",
+            )
+
+
+def _weakest(sources: Iterable[str]) -> str:
+    order = [Source.ESTIMATED, Source.PUBLISHED, Source.IMPORTED, Source.MEASURED]
+    return min(sources, key=lambda source: order.index(Source(source.split(":")[0])), default=Source.MEASURED)
+
+
+def _digest_notes(rows: Sequence[ProfileRow], workload: Workload) -> list[str]:
+    notes = []
+    for demand in workload.models:
+        digests = {row.model_digest for row in rows if row.model == demand.name and row.model_digest}
+        if len(digests) > 1:
+            notes.append(
+                f"{demand.name}: its profiles come from {len(digests)} different versions of the model's files"
+            )
+    return notes
+
+
+def basis_notes(problem: Problem, used: Iterable[Option]) -> list[str]:
+    """What the plan rests on, in sentences: estimates, closed-loop latency, no calibration."""
+    options = list(used)
+    notes = []
+    for source in (Source.ESTIMATED, Source.PUBLISHED, Source.IMPORTED):
+        count = sum(1 for o in options if o.source.split(":")[0] == source)
+        if count:
+            notes.append(f"{count} of {len(options)} replicas rest on {source} profiles")
+    kinds = {option.kind for option in options}
+    for name in sorted(kinds):
+        overhead_source = problem.kind_by_name[name].overhead_source
+        if overhead_source != Source.MEASURED:
+            notes.append(f"memory of the server and its backends on {name}: {overhead_source}")
+    closed = sum(1 for o in options if o.latency_basis is LatencyBasis.CLOSED)
+    if closed:
+        notes.append(
+            f"{closed} of {len(options)} replicas have latency from closed-loop points: no promise under open traffic"
+        )
+    if any(not problem.kind_by_name[name].calibrated for name in kinds):
+        limits = "fast limit alone" if problem.settings.optimistic_latency else "the safer of both limits"
+        notes.append(f"uncalibrated: latency beside other models is planned by time dilation, {limits}")
+    return notes

@@ -1,0 +1,186 @@
+"""planner solve: place the models on a fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from planner.commands.output import note, print_json, print_table
+from planner.errors import InputError, NoPlanError
+from solvers.base import Progress
+
+if TYPE_CHECKING:
+    from planner.domain.plan import Plan
+    from planner.domain.problem import Objective, Problem
+    from planner.workflow.planning import Solved, SolveRequest
+
+GPUS_SHOWN = 20
+
+
+@click.command("solve", short_help="Place the models on a fleet, with proof.")
+@click.option("--gpus", multiple=True, metavar="NxTYPE", help="How many of which type, e.g. 8xA100; may be repeated.")
+@click.option("--fleet", type=click.Path(path_type=Path), help="Fleet file.  [default: fleet.yaml]")
+@click.option("--workload", type=click.Path(path_type=Path), help="Workload file.  [default: workload.yaml]")
+@click.option(
+    "--profiles", type=click.Path(path_type=Path), help="CSV or Parquet file of profiles instead of the store."
+)
+@click.option("--store", default="sqlite:///profiles.db", show_default=True, help="Profile store.")
+@click.option("--minimize", help="Objectives in order: unserved, gpus, cost, balance, models, throughput.")
+@click.option("--allow-unserved", is_flag=True, help="Leave demand unserved where it does not fit.")
+@click.option("--time-limit", type=click.FloatRange(min=0.1), default=60, show_default=True, help="Seconds.")
+@click.option("--solver", type=click.Choice(["auto", "cpsat", "greedy"]), default="auto", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--gap", type=click.FloatRange(min=0), default=0, show_default=True, help="Stop at this proven gap.")
+@click.option("--utilization", type=click.FloatRange(0, 1, min_open=True), default=0.8, show_default=True,
+              help="Most busy time of a device that models share.")  # fmt: skip
+@click.option("--reserve", type=click.FloatRange(0, 1, max_open=True), default=0.05, show_default=True,
+              help="Share of each device's memory left free.")  # fmt: skip
+@click.option(
+    "--headroom", type=click.FloatRange(min=0), help="Plan for (1 + headroom) x rate.  [default: workload's, 0]"
+)
+@click.option("--mig-margin", type=click.FloatRange(0, 1, max_open=True), default=0.05, show_default=True,
+              help="Busy time kept free on a MIG slice.")  # fmt: skip
+@click.option("--server-base", metavar="BYTES", help="Memory of an empty server where no @server row gives it.")
+@click.option("--optimistic-latency", is_flag=True, help="Uncalibrated latency by the fast limit alone.")
+@click.option("--require-open-loop", is_flag=True, help="Refuse latency from closed-loop points.")
+@click.option("--mig", is_flag=True, help="Let the planner choose MIG layouts.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("plan"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def command(as_json: bool, **options: Any) -> None:
+    """Choose for every model its replicas, configurations and devices so that every rule holds.
+
+    Writes plan.json and problem.json into the output folder. Exit code 3: there is no plan, and why.
+    """
+    from planner.workflow.planning import solve
+
+    try:
+        solved = solve(_request(options), _Reporter())
+    except NoPlanError as error:
+        if as_json:
+            print_json({"status": error.status, "reasons": error.reasons})
+        raise
+    if as_json:
+        print_json(solved.plan)
+    else:
+        _print(solved, options["out"])
+    if solved.interrupted:
+        raise KeyboardInterrupt(f"the best plan found so far is in {options['out']}")
+
+
+def _request(options: dict[str, Any]) -> SolveRequest:
+    from planner.build import BuildSettings
+    from planner.domain.problem import Settings
+    from planner.domain.units import parse_bytes
+    from planner.workflow.planning import SolveRequest
+    from solvers.base import SolveOptions
+
+    if options["mig"]:
+        raise InputError("--mig: choosing MIG layouts is not supported by this version", hint="leave --mig out")
+    settings = Settings(
+        headroom=options["headroom"] or 0.0,
+        utilization=options["utilization"],
+        reserve=options["reserve"],
+        mig_margin=options["mig_margin"],
+        optimistic_latency=options["optimistic_latency"],
+        require_open_loop=options["require_open_loop"],
+    )
+    base = options["server_base"]
+    build = BuildSettings(
+        settings=settings,
+        objectives=_objectives(options["minimize"]),
+        allow_unserved=options["allow_unserved"],
+        server_base_bytes=None if base is None else parse_bytes(base, where="--server-base"),
+    )
+    return SolveRequest(
+        build=build,
+        solve=SolveOptions(time_limit_s=options["time_limit"], seed=options["seed"], gap=options["gap"]),
+        **{name: options[name] for name in
+           ("solver", "gpus", "fleet", "workload", "profiles", "store", "headroom", "out")},
+    )  # fmt: skip
+
+
+def _objectives(text: str | None) -> tuple[Objective, ...]:
+    from planner.domain.problem import Objective
+
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    for name in names:
+        if name not in set(Objective):
+            raise InputError(f"--minimize: unknown objective {name!r}; allowed are {', '.join(Objective)}")
+    return tuple(Objective(name) for name in dict.fromkeys(names))
+
+
+def _print(solved: Solved, out: Path) -> None:
+    plan, problem = solved.plan, solved.problem
+    for text in solved.notes:
+        note(text)
+    click.echo(_headline(plan, problem))
+    settings = problem.settings
+    click.echo(
+        f"headroom {settings.headroom:g}, utilization {settings.utilization:g}, reserve {settings.reserve:g}, "
+        f"seed {plan.seed}, {plan.solver} in {plan.runtime_s:.2f} s"
+    )
+    _print_objectives(plan)
+    print_table("Placement", ["gpu", "type", "memory", "busy", "model", "inst x batch", "capacity/s", "p ms", "bound"],
+                _placement_rows(plan, problem))  # fmt: skip
+    hidden = len(plan.gpus) - GPUS_SHOWN
+    if hidden > 0:
+        click.echo(f"… and {hidden} more GPUs, all in {out / 'plan.json'}")
+    for entry in plan.unserved:
+        click.echo(f"unserved: {entry.model}: {entry.rate_rps:g} req/s, {entry.reason}")
+    click.echo(f"written: {out / 'plan.json'}, {out / 'problem.json'}")
+
+
+def _headline(plan: Plan, problem: Problem) -> str:
+    missing = sum(entry.rate_rps for entry in plan.unserved)
+    unserved = f"{missing:g} req/s of {len(plan.unserved)} models unserved; " if plan.unserved else ""
+    gpus = len({d.gpu for d in problem.devices})
+    cost = plan.summary.cost_usd_per_hour
+    price = "" if cost is None else f", {cost:g} USD/h"
+    summary = plan.summary
+    return f"{unserved}{plan.status.value}: {summary.replicas} replicas on {summary.gpus_used} of {gpus} GPUs{price}"
+
+
+def _print_objectives(plan: Plan) -> None:
+    rows = [
+        (o.name.value, f"{o.value:g}", "none" if o.bound is None else f"{o.bound:g}",
+         "-" if gap is None else f"{gap:.2%}", o.method)
+        for o, gap in zip(plan.objectives, plan.gap, strict=True)
+    ]  # fmt: skip
+    print_table("Objectives", ["objective", "value", "bound", "gap", "proved by"], rows)
+
+
+def _placement_rows(plan: Plan, problem: Problem) -> Iterable[tuple[Any, ...]]:
+    from planner.domain.units import format_bytes
+
+    replicas = {replica.id: replica for replica in plan.replicas}
+    for gpu in plan.gpus[:GPUS_SHOWN]:
+        for device in gpu.devices:
+            memory = f"{format_bytes(device.memory_bytes_used)} of {format_bytes(device.memory_bytes_capacity)}"
+            head: tuple[Any, ...] = (device.device, gpu.type, memory, f"{device.busy:.0%}")
+            for name in device.replicas:
+                replica = replicas[name]
+                latencies = [p.latency_ms for p in replica.periods if p.latency_ms is not None]
+                bound = problem.model_by_name[replica.model].latency_bound_us
+                yield (*head, replica.model, f"{replica.instances} x {replica.max_batch_size}",
+                       f"{replica.capacity_rps:.4g}", f"{max(latencies):.1f}" if latencies else None,
+                       None if bound is None else f"{bound / 1000:g}")  # fmt: skip
+                head = ("", "", "", "")
+
+
+class _Reporter(Progress):
+    """Progress on standard error, on a terminal only."""
+
+    def __init__(self) -> None:
+        self._shown = click.get_text_stream("stderr").isatty()
+
+    def improved(self, placements: object, objectives: Iterable[Any]) -> None:
+        if self._shown:
+            found = ", ".join(f"{o.name} {o.value:g}" for o in objectives)
+            click.echo(f"  found: {found}", err=True)
+
+    def message(self, text: str) -> None:
+        if self._shown:
+            click.echo(f"  {text}", err=True)

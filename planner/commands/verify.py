@@ -1,0 +1,111 @@
+"""planner verify: run a plan on a real Triton."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from planner.commands.output import print_json
+from planner.errors import CheckFailed, Incomplete
+
+if TYPE_CHECKING:
+    from planner.domain.verification import Verification
+    from planner.workflow.serving import VerifyRequest
+
+DEFAULT_CONFIG = Path("measure.yaml")
+
+
+@click.command("verify", short_help="Run a plan on a real Triton: predicted beside measured.")
+@click.argument("plan", type=click.Path(path_type=Path), default=Path("plan"))
+@click.option("--rates", default="planned", show_default=True, metavar="planned|full|FACTOR",
+              help="Traffic: the rates of the workload, whole capacities, or a factor of the rates.")  # fmt: skip
+@click.option("--model-repository", type=click.Path(path_type=Path), default=Path("models"), show_default=True)
+@click.option("--device", "devices", multiple=True, metavar="NODE/INDEX", help="Only this device; may be repeated.")
+@click.option(
+    "--cores", metavar="LIST", help="Cores for the plan's CPU devices, e.g. 0 or 0,2-3.  [default: the first]"
+)
+@click.option("--triton-server", type=click.Path(path_type=Path), help="The tritonserver binary.")
+@click.option("--config", type=click.Path(path_type=Path),
+              help="Its shapes are the sizes that a model leaves open.  [default: measure.yaml]")  # fmt: skip
+@click.option("--max-seconds", type=click.FloatRange(min=10), default=300, show_default=True,
+              help="Longest window of a device; a p99 needs 2,000 requests, else its verdict is unclear.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the verification as JSON.")
+def command(as_json: bool, **options: Any) -> None:
+    """Start the servers of PLAN on this machine, send every model its traffic at the same time, and compare.
+
+    Writes verification.json beside the plan. Exit code 4: a model missed its bound. 5: a server failed.
+    """
+    from planner.domain.codec import to_json
+    from planner.verify_table import verification_table
+    from planner.workflow.serving import verify_plan
+
+    found, path = verify_plan(_request(options), _reporter())
+    if as_json:
+        print_json({**to_json(found), "complete": found.complete})
+    else:
+        click.echo(verification_table(found))
+        click.echo(f"\nwritten: {path}")
+    _raise_unless_good(found)
+
+
+def _raise_unless_good(found: Verification) -> None:
+    from planner.domain.verification import Verdict
+
+    missed = [f"{m.model} ({m.replica})" for m in found.models() if m.verdict is Verdict.MISSED]
+    if missed:
+        raise CheckFailed(
+            f"{len(missed)} of {len(list(found.models()))} replicas missed their bound: {', '.join(missed)}"
+        )
+    broken = [device for device in found.devices if device.failure is not None]
+    if broken and broken[0].failure is not None:
+        first = broken[0].failure
+        raise Incomplete(
+            f"{len(broken)} of {len(found.devices)} servers failed; {broken[0].device}: {first.message}",
+            log_tail=first.log_tail,
+        )
+
+
+def _request(options: Mapping[str, Any]) -> VerifyRequest:
+    from planner.verify import VerifySettings
+    from planner.workflow.cores import parse_cores
+    from planner.workflow.serving import VerifyRequest
+
+    return VerifyRequest(
+        plan=options["plan"],
+        model_repository=options["model_repository"],
+        settings=VerifySettings(
+            rates=options["rates"],
+            max_seconds=options["max_seconds"],
+            seed=options["seed"],
+            shapes=_shapes(options["config"]),
+        ),
+        devices=options["devices"],
+        cores=parse_cores(options["cores"]) if options["cores"] else (),
+        triton_server=options["triton_server"],
+    )
+
+
+def _shapes(config: Path | None) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+    from planner.inputs.measure_config import read_measure_config
+
+    if config is None and not DEFAULT_CONFIG.exists():
+        return {}
+    return read_measure_config(config or DEFAULT_CONFIG).shapes
+
+
+def _reporter() -> Any:
+    from planner.verify import VerifyReporter
+
+    class Reporter(VerifyReporter):
+        """Progress on standard error, on a terminal only."""
+
+        def device(self, device: str, seconds: float, number: int, total: int) -> None:
+            if sys.stderr.isatty():
+                click.echo(f"  {device} ({number} of {total}): traffic for {seconds:g} s", err=True)
+
+    return Reporter()

@@ -1,0 +1,194 @@
+"""From placements to the plan with every figure that follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from planner.domain.layout import Layout, LoadedDevice, Placed
+from planner.domain.objectives import gap, integer_value, natural
+from planner.domain.plan import (
+    Binding,
+    EndpointPorts,
+    ObjectiveValue,
+    Placement,
+    Plan,
+    PlannedDevice,
+    PlannedGpu,
+    Replica,
+    ReplicaPeriod,
+    Status,
+    Summary,
+    Unserved,
+)
+from planner.domain.problem import SCHEMA_VERSION, DeviceKind, LatencyBasis, Problem
+from planner.domain.rules import Rule
+from planner.domain.units import PPM
+
+FIRST_PORT = 8000
+PORTS_PER_DEVICE = 10
+BINDING_SHARE = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What cannot be recomputed: who made the plan, how long it took, and which bounds were proved.
+
+    `bounds` has one (value, method) per objective of the problem.
+    """
+
+    status: Status
+    solver: str
+    seed: int
+    runtime_s: float
+    bounds: Sequence[tuple[float | None, str]]
+
+
+def derive_plan(problem: Problem, placements: Sequence[Placement], origin: Origin) -> Plan:
+    layout = Layout(problem, placements)
+    objectives = tuple(
+        ObjectiveValue(name=name, value=natural(name, integer_value(layout, name)), bound=bound, method=method)
+        for name, (bound, method) in zip(problem.objectives, origin.bounds, strict=True)
+    )
+    return Plan(
+        schema_version=SCHEMA_VERSION,
+        status=origin.status,
+        solver=origin.solver,
+        seed=origin.seed,
+        runtime_s=origin.runtime_s,
+        problem_digest=problem.digest,
+        objectives=objectives,
+        gap=tuple(gap(o) for o in objectives),
+        calibrated=all(loaded.kind.calibrated for loaded in layout.devices),
+        summary=_summary(layout),
+        gpus=_gpus(layout),
+        replicas=_replicas(layout),
+        unserved=tuple(_unserved(layout)),
+        binding=tuple(_binding(layout)),
+    )
+
+
+def _summary(layout: Layout) -> Summary:
+    costs = [kind.cost_microusd_per_hour for kind in layout.used_gpus.values()]
+    powers = [kind.power_milliwatts for kind in layout.used_gpus.values()]
+    return Summary(
+        gpus_used=len(layout.used_gpus),
+        devices_used=len(layout.devices),
+        cost_usd_per_hour=None if None in costs else sum(c or 0 for c in costs) / 1_000_000,
+        power_watts=None if None in powers else sum(p or 0 for p in powers) / 1000,
+        replicas=len(layout.placed),
+    )
+
+
+def _ports(problem: Problem) -> Mapping[str, EndpointPorts]:
+    """Ports count on within a node, so that the servers of one host never collide."""
+    next_of_node: dict[str, int] = {}
+    ports = {}
+    for device in problem.devices:
+        node = device.gpu.rsplit("/", 1)[0]
+        place = next_of_node.get(node, 0)
+        next_of_node[node] = place + 1
+        base = FIRST_PORT + PORTS_PER_DEVICE * place
+        ports[device.id] = EndpointPorts(http_port=base, grpc_port=base + 1, metrics_port=base + 2)
+    return ports
+
+
+def _gpus(layout: Layout) -> tuple[PlannedGpu, ...]:
+    by_gpu: dict[str, list[PlannedDevice]] = {}
+    kinds: dict[str, DeviceKind] = {}
+    ports = _ports(layout.problem)
+    for loaded in layout.devices:
+        by_gpu.setdefault(loaded.device.gpu, []).append(
+            PlannedDevice(
+                device=loaded.device.id,
+                profile=loaded.kind.profile,
+                start=loaded.device.start,
+                memory_bytes_used=loaded.memory_bytes_used,
+                memory_bytes_capacity=loaded.kind.memory_bytes,
+                busy=loaded.peak_busy_ppm / PPM,
+                endpoint=ports[loaded.device.id],
+                replicas=tuple(p.replica for p in loaded.replicas),
+            )
+        )
+        kinds[loaded.device.gpu] = loaded.kind
+    return tuple(PlannedGpu(gpu=gpu, type=kinds[gpu].type, devices=tuple(found)) for gpu, found in by_gpu.items())
+
+
+def _replicas(layout: Layout) -> tuple[Replica, ...]:
+    where = {p.replica: loaded for loaded in layout.devices for p in loaded.replicas}
+    return tuple(_replica(layout, placed, where[placed.replica]) for placed in layout.placed)
+
+
+def _replica(layout: Layout, placed: Placed, loaded: LoadedDevice) -> Replica:
+    option = placed.option
+    weight = option.capacity_mrps / layout.capacity_mrps(option.model)
+    return Replica(
+        id=placed.replica,
+        model=option.model,
+        option=option.id,
+        devices=(placed.device.id,),
+        instances=option.instances,
+        max_batch_size=option.max_batch_size,
+        queue_delay_us=option.queue_delay_us,
+        capacity_rps=option.capacity_mrps / 1000,
+        weight=weight,
+        memory_bytes=option.memory_bytes,
+        latency_basis=option.latency_basis,
+        source=option.source,
+        periods=tuple(
+            _replica_period(layout, placed, loaded, index, weight) for index in range(len(layout.problem.periods))
+        ),
+    )
+
+
+def _replica_period(layout: Layout, placed: Placed, loaded: LoadedDevice, index: int, weight: float) -> ReplicaPeriod:
+    model = layout.problem.model_by_name[placed.option.model]
+    latency = loaded.latency_us(placed, index) if placed.option.latency_basis is not LatencyBasis.NONE else None
+    capacity = layout.capacity_mrps(model.name)
+    # What is not served is not sent: traffic never exceeds the capacity that was planned.
+    rate = capacity if model.rate_mrps is None else min(model.rate_mrps[index], capacity)
+    return ReplicaPeriod(
+        period=layout.problem.periods[index],
+        rate_rps=weight * rate / 1000,
+        busy=placed.option.busy_ppm[index] / PPM,
+        latency_ms=None if latency is None else latency / 1000,
+        percentile=model.percentile,
+    )
+
+
+def _unserved(layout: Layout) -> Iterator[Unserved]:
+    for model in layout.problem.models:
+        missing = layout.missing_mrps(model.name)
+        left_out = not layout.by_model[model.name] and model.replicas_min > 0
+        if missing or left_out:
+            has_option = any(o.model == model.name for o in layout.problem.options)
+            reason = "the devices are full" if has_option else "no measured configuration keeps its rules here"
+            yield Unserved(model=model.name, rate_rps=missing / 1000, reason=reason)
+
+
+def _binding(layout: Layout) -> Iterator[Binding]:
+    for loaded in layout.devices:
+        subject = loaded.device.id
+        used, capacity = loaded.memory_bytes_used, loaded.kind.memory_bytes
+        if used >= BINDING_SHARE * capacity:
+            yield Binding(rule=Rule.GPU_MEMORY, subject=subject, limit=capacity, actual=used, unit="bytes")
+        busy, limit = loaded.peak_busy_ppm, loaded.busy_limit_ppm
+        if busy >= BINDING_SHARE * limit:
+            yield Binding(
+                rule=Rule.GPU_UTILIZATION,
+                subject=subject,
+                limit=limit / PPM,
+                actual=busy / PPM,
+                unit="busy share",
+            )
+        for placed in loaded.replicas:
+            yield from _binding_latency(layout, loaded, placed)
+
+
+def _binding_latency(layout: Layout, loaded: LoadedDevice, placed: Placed) -> Iterator[Binding]:
+    bound = layout.problem.model_by_name[placed.option.model].latency_bound_us
+    known = [loaded.latency_us(placed, index) for index in range(len(layout.problem.periods))]
+    worst = max((k for k in known if k is not None), default=None)
+    if bound is not None and worst is not None and worst >= BINDING_SHARE * bound:
+        subject = f"{placed.replica} on {loaded.device.id}"
+        yield Binding(rule=Rule.LATENCY, subject=subject, limit=bound / 1000, actual=worst / 1000, unit="ms")

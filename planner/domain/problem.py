@@ -1,0 +1,228 @@
+"""The planning problem in integers: what every solver and the check read, and nothing else.
+
+Written as problem.json beside each plan. Memory in bytes, rates in milli-requests per second (mrps), busy
+time and tolerances in parts per million of a device's time (ppm), latency in microseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+from planner.domain.codec import from_json, to_json
+from planner.domain.latency import CurvePoint
+from planner.domain.units import PPM
+from planner.errors import InputError
+
+SCHEMA_VERSION = 1
+
+
+class Objective(StrEnum):
+    UNSERVED = "unserved"
+    GPUS = "gpus"
+    COST = "cost"
+    BALANCE = "balance"
+    MODELS = "models"
+    THROUGHPUT = "throughput"
+
+
+class LatencyBasis(StrEnum):
+    OPEN = "open"
+    CLOSED = "closed"
+    NONE = "none"  # the model has no latency objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """`demand_mrps` is the rate with headroom, one number per period, None where no rate is asked for."""
+
+    name: str
+    rate_mrps: tuple[int, ...] | None
+    demand_mrps: tuple[int, ...] | None
+    percentile: int
+    latency_bound_us: int | None
+    replicas_min: int = 1
+    replicas_max: int | None = None
+    allowed_gpu: tuple[str, ...] = ()
+    priority: int = 1
+
+    @property
+    def peak_mrps(self) -> int:
+        """The demand of the busiest period; 0 where no rate is asked for."""
+        return max(self.demand_mrps or (0,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceKind:
+    """Devices that are the same in every number. `memory_bytes` is usable: the reserve is taken off.
+
+    `kappa_ppm[c][d]` weighs how much busy time of class d counts against the tolerance of class c.
+    """
+
+    name: str
+    type: str
+    profile: str
+    memory_bytes: int
+    server_base_bytes: int
+    utilization_ppm: int
+    overhead_source: str = "measured"
+    backend_overhead_bytes: Mapping[str, int] = field(default_factory=dict)
+    cost_microusd_per_hour: int | None = None
+    power_milliwatts: int | None = None
+    interference_classes: tuple[str, ...] = ("default",)
+    kappa_ppm: tuple[tuple[int, ...], ...] = ((PPM,),)
+    calibrated: bool = False
+
+    def __post_init__(self) -> None:
+        n = len(self.interference_classes)
+        if len(self.kappa_ppm) != n or any(len(row) != n or min(row) < 0 for row in self.kappa_ppm):
+            raise InputError(f"device kind {self.name!r}: kappa_ppm must be {n} x {n} and >= 0")
+        if self.memory_bytes <= 0 or self.server_base_bytes < 0:
+            raise InputError(f"device kind {self.name!r}: memory must be positive, and the server base not negative")
+        if not 0 < self.utilization_ppm <= PPM:
+            raise InputError(f"device kind {self.name!r}: utilization_ppm must lie in (0, {PPM}]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """One Triton server's place: a whole GPU, a MIG slice or a CPU device. `gpu` is the physical GPU."""
+
+    id: str
+    gpu: str
+    kind: str
+    start: int | None = None
+    cordoned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One way to run one replica of one model on one kind of device, at one capacity.
+
+    `busy_ppm` has one entry per period. `max_others` None: any number. `curve` holds the stable points
+    measured alone from which latency is predicted. `exclusive`: its memory is not known, so it takes the
+    whole device.
+    """
+
+    id: str
+    model: str
+    kind: str
+    instances: int
+    max_batch_size: int
+    queue_delay_us: int | None
+    backend: str
+    memory_bytes: int
+    capacity_mrps: int
+    busy_ppm: tuple[int, ...]
+    tolerance_ppm: int
+    max_others: int | None
+    curve: tuple[CurvePoint, ...]
+    latency_basis: LatencyBasis
+    interference_class: int = 0
+    request_batch_size: int = 1
+    exclusive: bool = False
+    source: str = "measured"
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes < 0 or self.capacity_mrps <= 0 or self.instances < 1 or not 0 <= self.tolerance_ppm <= PPM:
+            raise InputError(
+                f"option {self.id!r}: memory >= 0, capacity > 0, instances >= 1 and tolerance in [0, {PPM}] are needed"
+            )
+        if any(not 0 <= busy <= PPM for busy in self.busy_ppm):
+            raise InputError(f"option {self.id!r}: busy must lie in [0, {PPM}], got {self.busy_ppm}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The figures that the problem was built with, kept so that a reader sees them."""
+
+    headroom: float = 0.0
+    utilization: float = 0.8
+    reserve: float = 0.05
+    mig_margin: float = 0.05
+    optimistic_latency: bool = False
+    require_open_loop: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    schema_version: int
+    periods: tuple[str, ...]
+    models: tuple[Model, ...]
+    kinds: tuple[DeviceKind, ...]
+    devices: tuple[Device, ...]
+    options: tuple[Option, ...]
+    objectives: tuple[Objective, ...]
+    allow_unserved: bool = False
+    max_per_device: int | None = 1
+    settings: Settings = Settings()
+
+    def __post_init__(self) -> None:
+        _unique("model", [m.name for m in self.models])
+        _unique("device kind", [k.name for k in self.kinds])
+        _unique("device", [d.id for d in self.devices])
+        _unique("option", [o.id for o in self.options])
+        for device in self.devices:
+            if device.kind not in self.kind_by_name:
+                raise InputError(f"device {device.id!r}: unknown kind {device.kind!r}")
+        for option in self.options:
+            self._check_option(option)
+        for model in self.models:
+            for name in ("rate_mrps", "demand_mrps"):
+                value = getattr(model, name)
+                if value is not None and (len(value) != len(self.periods) or min(value) < 0):
+                    raise InputError(f"model {model.name!r}: {name} needs one number >= 0 per period, got {value}")
+
+    def _check_option(self, option: Option) -> None:
+        if option.model not in self.model_by_name or option.kind not in self.kind_by_name:
+            raise InputError(f"option {option.id!r}: unknown model {option.model!r} or kind {option.kind!r}")
+        if len(option.busy_ppm) != len(self.periods):
+            raise InputError(f"option {option.id!r}: busy_ppm needs one number per period")
+        if not 0 <= option.interference_class < len(self.kind_by_name[option.kind].interference_classes):
+            raise InputError(f"option {option.id!r}: unknown interference class {option.interference_class}")
+
+    @cached_property
+    def model_by_name(self) -> dict[str, Model]:
+        return {m.name: m for m in self.models}
+
+    @cached_property
+    def kind_by_name(self) -> dict[str, DeviceKind]:
+        return {k.name: k for k in self.kinds}
+
+    @cached_property
+    def device_by_id(self) -> dict[str, Device]:
+        return {d.id: d for d in self.devices}
+
+    @cached_property
+    def option_by_id(self) -> dict[str, Option]:
+        return {o.id: o for o in self.options}
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the canonical JSON text."""
+        text = json.dumps(to_json(self), sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def problem_from_json(value: object, where: str) -> Problem:
+    require_version(value, where)
+    return from_json(Problem, value, where)
+
+
+def require_version(value: object, where: str) -> None:
+    """A file of an unknown version is an error, before any of its fields is read."""
+    if not isinstance(value, dict) or "schema_version" not in value:
+        raise InputError(f"{where}: field 'schema_version' is missing; this version reads {SCHEMA_VERSION}")
+    if value["schema_version"] != SCHEMA_VERSION:
+        raise InputError(
+            f"{where}: schema_version {value['schema_version']!r} is unknown; this version reads {SCHEMA_VERSION}"
+        )
+
+
+def _unique(what: str, names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{what} {twice!r} is given twice")

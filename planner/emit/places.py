@@ -1,0 +1,90 @@
+"""Where each device of a plan is on its node: its folder, and its GPU or its cores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from planner.domain.plan import Plan, PlannedDevice, Replica
+from planner.domain.problem import Problem
+from planner.errors import InputError
+
+# One path component that needs no quoting in YAML, in a URL or in a file system.
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_CPU_TYPE = re.compile(r"cpu-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One Triton server to be. `cores` are the CPUs of a CPU device, counted from 0 per node; None for a GPU."""
+
+    device: PlannedDevice
+    node: str
+    gpu_index: int
+    folder: str
+    cores: tuple[int, ...] | None
+    replicas: tuple[Replica, ...]
+
+    @property
+    def is_slice(self) -> bool:
+        return self.device.start is not None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(replica.model for replica in self.replicas)
+
+
+def places(problem: Problem, plan: Plan) -> list[Place]:
+    """Every device of the plan, in its order; InputError where a name cannot be a folder's."""
+    replicas = {replica.id: replica for replica in plan.replicas}
+    cores = _cores(problem)
+    found = []
+    for gpu in plan.gpus:
+        node, _, index = gpu.gpu.rpartition("/")
+        if not index.isdigit():
+            raise InputError(f"gpu {gpu.gpu!r} is not named node/index, so its server cannot be told where to run")
+        for device in gpu.devices:
+            own = tuple(replicas[name] for name in device.replicas)
+            _require_names(device.device, node, own)
+            found.append(Place(device, node, int(index), _folder(index, device), cores.get(device.device), own))
+    return found
+
+
+def core_count(type_name: str) -> int | None:
+    """How many cores a CPU device of this type has; None for a GPU. The type's name says it: cpu-N."""
+    match = _CPU_TYPE.fullmatch(type_name)
+    return int(match[1]) if match else None
+
+
+def _cores(problem: Problem) -> Mapping[str, tuple[int, ...]]:
+    """The CPU devices of a node take its cores one after another, used or not, so that a new plan moves none."""
+    next_of_node: dict[str, int] = {}
+    found = {}
+    for device in problem.devices:
+        count = core_count(problem.kind_by_name[device.kind].type)
+        if count is not None:
+            node = device.gpu.rpartition("/")[0]
+            first = next_of_node.get(node, 0)
+            next_of_node[node] = first + count
+            found[device.id] = tuple(range(first, first + count))
+    return found
+
+
+def _folder(index: str, device: PlannedDevice) -> str:
+    if device.start is None:
+        return f"gpu{index}"
+    return f"gpu{index}-{device.profile.rpartition('/')[2]}-at{device.start}"
+
+
+def _require_names(device: str, node: str, replicas: tuple[Replica, ...]) -> None:
+    if not _SAFE_NAME.fullmatch(node):
+        raise InputError(f"node {node!r} cannot name a folder", hint="letters, digits, dots, dashes, underscores")
+    models = [replica.model for replica in replicas]
+    for name in models:
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise InputError(f"model {name!r} cannot name a folder")
+        if models.count(name) > 1:
+            raise InputError(
+                f"device {device!r} carries {models.count(name)} replicas of {name!r}; a server has one entry per name"
+            )

@@ -1,0 +1,136 @@
+"""A plan as folders to deploy: one Triton model repository per device, launch files and the routing table.
+
+Version folders and everything else of a model are links to their absolute place by default: the emitted
+folder may be moved, the source repository may not. For another machine or a container, copy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from planner.domain.plan import Plan, Replica
+from planner.domain.problem import Problem
+from planner.emit.config_pbtxt import CONFIG_NAME, configure, read_config, write_config
+from planner.emit.launch import launch_script
+from planner.emit.places import Place, places
+from planner.emit.routing import is_routing, routing
+from planner.errors import InputError, NotFoundError, PlannerError
+from planner.files import whole_folder
+from planner.plan_files import json_text
+
+ROUTING_FILE = "routing.json"
+LAUNCH_FILE = "launch.sh"
+TARGETS = ("repository",)
+
+
+def emit(
+    problem: Problem, plan: Plan, source_repository: Path, out: Path, *, targets: Iterable[str], copy: bool
+) -> list[Place]:
+    """Write the folder `out`, whole or not at all, and say what stands where.
+
+    A folder that an earlier emit wrote is replaced in one step. InputError or NotFoundError for what is wrong
+    with the models, an unknown target or a foreign folder; SetupError where it cannot be written.
+    """
+    _require_known(targets)
+    if not source_repository.is_dir():
+        raise NotFoundError(f"model repository {source_repository} is not a folder", hint="name it: --model-repository")
+    _require_apart(source_repository, out)
+    found = places(problem, plan)
+    with whole_folder(out, is_ours=_is_ours) as folder:
+        for place in found:
+            _write_repository(place, source_repository, folder / place.node / place.folder / "models", copy=copy)
+        _write_launch_files(found, folder)
+        text = json_text(routing(plan, found))
+        (folder / ROUTING_FILE).write_text(text, encoding="utf-8")
+    return found
+
+
+def repository_of(place: Place, out: Path) -> Path:
+    """The model repository of one device in an emitted folder."""
+    return out / place.node / place.folder / "models"
+
+
+def _write_repository(place: Place, source: Path, target: Path, *, copy: bool) -> None:
+    target.mkdir(parents=True)
+    for replica in place.replicas:
+        _write_model(replica, place, source / replica.model, target / replica.model, copy=copy)
+
+
+def _write_model(replica: Replica, place: Place, source: Path, target: Path, *, copy: bool) -> None:
+    _require_model(source, replica.model)
+    config = read_config(source / CONFIG_NAME)
+    if config.name != replica.model:
+        raise InputError(
+            f"{source / CONFIG_NAME}: its name is {config.name!r}, but Triton calls a model by its folder",
+            hint=f"write name: {json.dumps(replica.model)}, or leave the line out",
+        )
+    configured = configure(
+        config,
+        instances=replica.instances,
+        max_batch_size=replica.max_batch_size,
+        queue_delay_us=replica.queue_delay_us,
+        kind="KIND_GPU" if place.cores is None else "KIND_CPU",
+        gpus=(0,) if place.cores is None else (),
+    )
+    target.mkdir()
+    for entry in sorted(source.iterdir()):
+        if entry.name != CONFIG_NAME:
+            _place(entry, target / entry.name, copy=copy)
+    write_config(configured, target / CONFIG_NAME)
+    if read_config(target / CONFIG_NAME) != configured:
+        raise PlannerError(f"the configuration written for {replica.model!r} does not read back as it was meant")
+
+
+def _place(entry: Path, target: Path, *, copy: bool) -> None:
+    if not copy:
+        target.symlink_to(entry.resolve())
+    elif entry.is_dir():
+        shutil.copytree(entry, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy2(entry, target)
+
+
+def _require_model(source: Path, model: str) -> None:
+    if not source.is_dir():
+        known = sorted(path.name for path in source.parent.iterdir() if path.is_dir())
+        near = difflib.get_close_matches(model, known, n=3)
+        raise NotFoundError(
+            f"model {model!r} of the plan is not in the model repository {source.parent}",
+            hint=f"did you mean {', '.join(near)}?" if near else f"it holds {', '.join(known) or 'no model'}",
+        )
+    if not any(entry.is_dir() and entry.name.isdigit() and int(entry.name) > 0 for entry in source.iterdir()):
+        raise InputError(
+            f"model {model!r} in {source.parent} has no version folder", hint=f"put its files into {source / '1'}"
+        )
+
+
+def _write_launch_files(found: Sequence[Place], folder: Path) -> None:
+    for node, own in groupby(sorted(found, key=lambda place: place.node), key=lambda place: place.node):
+        path = folder / node / LAUNCH_FILE
+        path.write_text(launch_script(node, list(own)), encoding="utf-8")
+        path.chmod(path.stat().st_mode | 0o111)
+
+
+def _require_known(targets: Iterable[str]) -> None:
+    for target in targets:
+        if target not in TARGETS:
+            raise InputError(f"unknown target {target!r}; allowed: {', '.join(TARGETS)}")
+
+
+def _require_apart(source: Path, out: Path) -> None:
+    """Replacing `out` must never touch the models it is made from."""
+    left, right = source.resolve(), out.resolve()
+    if left == right or left in right.parents or right in left.parents:
+        raise InputError(f"the output {out} and the model repository {source} lie inside each other")
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return is_routing(json.loads((folder / ROUTING_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,238 @@
+"""Why there is no plan, and what binds one, in amounts.
+
+Not from a solver's conflict set: each rule is relaxed alone and the problem solved again, so that every
+sentence says what would be enough. The solver is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from planner.domain.layout import Layout
+from planner.domain.objectives import integer_value
+from planner.domain.plan import Binding, Placement, Plan, Status
+from planner.domain.problem import Device, DeviceKind, Model, Objective, Problem
+from planner.domain.rules import Rule
+from planner.domain.units import PPM, format_bytes
+
+# Halvings of an interval: amounts are found to 1/4096 of what was searched.
+BISECTIONS = 12
+MOST_EXTRA_DEVICES = 1000
+EXTRA = "+extra"
+
+
+class Answer(Protocol):
+    """What a solve gives, as far as explanations need it."""
+
+    @property
+    def status(self) -> Status: ...
+
+    @property
+    def placements(self) -> tuple[Placement, ...] | None: ...
+
+
+Solve = Callable[[Problem], Answer]
+
+
+def explain_infeasible(problem: Problem, solve: Solve) -> list[str]:
+    """What each rule, relaxed alone, would have to give for a plan to exist, or that it would not help."""
+    any_plan = replace(problem, objectives=(Objective.UNSERVED,))
+    relaxations = (_fleet, _demand, _gpu_memory, _gpu_utilization, _latency, _one_replica, _replicas)
+    return [f"{rule}: {text}" for relax in relaxations for rule, text in relax(any_plan, solve)]
+
+
+def explain_plan(problem: Problem, plan: Plan) -> list[str]:
+    """The rules with hardly any slack left, one sentence each; the tightest of a rule first."""
+    rules = list(dict.fromkeys(binding.rule for binding in plan.binding))
+    ordered = sorted(plan.binding, key=lambda b: (rules.index(b.rule), -_used_share(b)))
+    lines = [*map(_sentence, ordered), *_unserved_sentences(plan), *_fleet_sentences(problem, plan)]
+    return lines or ["no rule binds: every device has slack in memory, busy time and latency"]
+
+
+def _used_share(binding: Binding) -> float:
+    return binding.actual / binding.limit if binding.limit else 1.0
+
+
+def _sentence(binding: Binding) -> str:
+    if binding.unit == "bytes":
+        actual, limit = format_bytes(int(binding.actual)), format_bytes(int(binding.limit))
+    else:
+        actual, limit = f"{binding.actual:.3g}", f"{binding.limit:.3g} {binding.unit}"
+    return f"{binding.rule}: {binding.subject}: {actual} of {limit} ({_used_share(binding):.0%})"
+
+
+def _unserved_sentences(plan: Plan) -> Iterator[str]:
+    for entry in plan.unserved:
+        yield f"{Rule.DEMAND}: {entry.model}: {entry.rate_rps:g} req/s unserved, {entry.reason}"
+
+
+def _fleet_sentences(problem: Problem, plan: Plan) -> Iterator[str]:
+    """Types of which no GPU is left."""
+    used = {gpu.gpu for gpu in plan.gpus}
+    stock: dict[str, list[bool]] = {}
+    for device in problem.devices:
+        if not device.cordoned:
+            stock.setdefault(problem.kind_by_name[device.kind].type, []).append(device.gpu in used)
+    for name, taken in stock.items():
+        if all(taken):
+            yield f"{Rule.FLEET}: every {name} is used"
+
+
+def _verdict(answer: Answer, found: str, proven: str) -> str:
+    if answer.status.has_plan:
+        return found
+    return proven if answer.status is Status.INFEASIBLE else "whether it would help was not found in time"
+
+
+def _fleet(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
+    """More devices of one kind, as few as possible: the further ones are the only ones that cost anything."""
+    for kind in problem.kinds:
+        count = min(MOST_EXTRA_DEVICES, _replicas_at_most(problem, kind))
+        if not count:
+            continue
+        relaxed = _with_extra_devices(problem, kind, count)
+        answer = solve(relaxed)
+        text = _verdict(answer, "", f"not even {count} more {kind.type} would be enough")
+        if answer.placements is not None:
+            more = integer_value(Layout(relaxed, answer.placements), Objective.COST)
+            fewest = ", fewer would not" if answer.status is Status.OPTIMAL else ""
+            text = f"{more} more {kind.type} would be enough{fewest}"
+        yield Rule.FLEET, text
+
+
+def _replicas_at_most(problem: Problem, kind: DeviceKind) -> int:
+    """With each replica on a device of its own, nothing is gained by more devices than this."""
+    needed = 0
+    for model in problem.models:
+        capacities = [o.capacity_mrps for o in problem.options if o.model == model.name and o.kind == kind.name]
+        if capacities:
+            needed += max(1, model.replicas_min, -(-model.peak_mrps // min(capacities)))
+    return needed
+
+
+def _with_extra_devices(problem: Problem, kind: DeviceKind, count: int) -> Problem:
+    extra = replace(kind, name=kind.name + EXTRA, cost_microusd_per_hour=1)
+    free = tuple(replace(k, cost_microusd_per_hour=0) for k in problem.kinds)
+    options = (replace(o, id=o.id + EXTRA, kind=extra.name) for o in problem.options if o.kind == kind.name)
+    devices = (Device(id=f"{EXTRA}/{i}", gpu=f"{EXTRA}/{i}", kind=extra.name) for i in range(count))
+    return replace(
+        problem,
+        kinds=(*free, extra),
+        devices=(*problem.devices, *devices),
+        options=(*problem.options, *options),
+        objectives=(Objective.COST,),
+    )
+
+
+def _demand(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
+    relaxed = replace(problem, allow_unserved=True)
+    answer = solve(relaxed)
+    if answer.placements is None:
+        yield Rule.DEMAND, "how much can be served was not found in time"
+        return
+    layout = Layout(relaxed, answer.placements)
+    short = list(_short(problem.models, layout))
+    together = "served together, at most" if answer.status is Status.OPTIMAL else "served together, at least"
+    for text in short:
+        yield Rule.DEMAND, f"{together} {text}"
+
+
+def _short(models: Sequence[Model], layout: Layout) -> Iterator[str]:
+    for model in models:
+        missing, peak = layout.missing_mrps(model.name), model.peak_mrps
+        if missing:
+            served = peak - missing
+            yield f"{served / peak:.0%} of {model.name} ({served / 1000:g} of {peak / 1000:g} req/s)"
+        elif model.replicas_min and not layout.by_model[model.name]:
+            yield f"no replica of {model.name}"
+
+
+def _gpu_memory(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
+    """Kind by kind, the least memory more at which a plan was found."""
+    for kind in problem.kinds:
+        own = [option.memory_bytes for option in problem.options if option.kind == kind.name]
+        if not own:
+            continue
+        needs = kind.server_base_bytes + sum(kind.backend_overhead_bytes.values())
+        most = needs + max(own) * max(1, len(problem.models)) * (problem.max_per_device or len(problem.models))
+
+        def with_memory(extra: int, kind: DeviceKind = kind) -> Problem:
+            return _with_kind(problem, replace(kind, memory_bytes=kind.memory_bytes + extra))
+
+        amount, answer = _least(solve, with_memory, most)
+        found = "" if amount is None else f"each {kind.type} is short by {format_bytes(_rounded_up(amount))}"
+        yield Rule.GPU_MEMORY, _verdict(answer, found, f"no amount of memory more on each {kind.type} would be enough")
+
+
+def _rounded_up(amount: int) -> int:
+    """To the digits that `format_bytes` shows, so that the amount shown is enough."""
+    unit = 2**30 if amount >= 2**30 else 2**20 if amount >= 2**20 else 10
+    return -(-amount * 10 // unit) * unit // 10
+
+
+def _gpu_utilization(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
+    lowest = min((kind.utilization_ppm for kind in problem.kinds), default=PPM)
+    if lowest == PPM:
+        return
+
+    def with_threshold(extra: int) -> Problem:
+        kinds = tuple(replace(k, utilization_ppm=max(k.utilization_ppm, lowest + extra)) for k in problem.kinds)
+        return replace(problem, kinds=kinds)
+
+    amount, answer = _least(solve, with_threshold, PPM - lowest)
+    found = "" if amount is None else f"a threshold of {-(-(lowest + amount) // 1000) / 1000:g} would be enough"
+    yield Rule.GPU_UTILIZATION, _verdict(answer, found, "even a threshold of 1 would not be enough")
+
+
+def _latency(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
+    bound = [o for o in problem.options if o.tolerance_ppm < PPM or o.max_others is not None]
+    if not bound:
+        return
+    options = tuple(replace(o, tolerance_ppm=PPM, max_others=None, curve=()) for o in problem.options)
+    models = tuple(replace(m, latency_bound_us=None) for m in problem.models)
+    answer = solve(replace(problem, options=options, models=models))
+    found = "if neighbours did not matter there would be a plan: looser latency bounds or calibration may give one"
+    yield Rule.LATENCY, _verdict(answer, found, "even if neighbours did not matter there would be no plan")
+
+
+def _one_replica(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
+    if problem.max_per_device is None:
+        return
+    answer = solve(replace(problem, max_per_device=None))
+    found = "several replicas of a model on one device would be enough"
+    yield (
+        Rule.ONE_REPLICA,
+        _verdict(answer, found, "even several replicas of a model on one device would not be enough"),
+    )
+
+
+def _replicas(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
+    if not any(m.replicas_min > 1 or m.replicas_max is not None for m in problem.models):
+        return
+    models = tuple(replace(m, replicas_min=min(1, m.replicas_min), replicas_max=None) for m in problem.models)
+    answer = solve(replace(problem, models=models))
+    found = "without the minimum and maximum numbers of replicas there would be a plan"
+    yield Rule.REPLICAS, _verdict(answer, found, "even with any number of replicas there would be no plan")
+
+
+def _with_kind(problem: Problem, changed: DeviceKind) -> Problem:
+    return replace(problem, kinds=tuple(changed if k.name == changed.name else k for k in problem.kinds))
+
+
+def _least(solve: Solve, relaxed: Callable[[int], Problem], most: int) -> tuple[int | None, Answer]:
+    """The least amount up to `most` at which a plan was found, to the width of the last bisection."""
+    answer = solve(relaxed(most))
+    if not answer.status.has_plan:
+        return None, answer
+    low, high = 0, most
+    for _ in range(BISECTIONS):
+        if high - low <= 1:
+            break
+        middle = (low + high) // 2
+        status = solve(relaxed(middle)).status
+        if status is Status.NOT_FOUND:
+            break
+        low, high = (low, middle) if status.has_plan else (middle, high)
+    return high, answer

@@ -1,0 +1,127 @@
+"""measure.yaml: what a sweep measures, and how long it may take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from planner.errors import InputError
+from planner.inputs.record import Count, Positive, Record, Text
+from planner.inputs.yaml_file import read_record
+
+CAPACITY_LEVELS = (0.2, 0.4, 0.6, 0.8)
+PLANNED_LEVELS = (1.0, 2.0, 3.0)
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureConfig:
+    """A sweep. `models` None: all of the repository; `queue_delays_us` None: each model's own.
+
+    `concurrency` None: chosen by the search. `open_levels` are shares of the measured capacity, or multiples
+    of the planned rate, as `open_of` says; None: the search's own. `budget_s` None: no limit.
+    """
+
+    models: tuple[str, ...] | None = None
+    instances: tuple[int, ...] = (1, 2)
+    max_batch_sizes: tuple[int, ...] = (1, 4)
+    queue_delays_us: tuple[int | None, ...] | None = None
+    request_batch_size: int = 1
+    concurrency: tuple[int, ...] | None = None
+    open_of: Literal["planned", "capacity"] = "capacity"
+    open_levels: tuple[float, ...] = CAPACITY_LEVELS
+    budget_s: float | None = None
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    min_window_s: float = 2.0
+    max_window_s: float = 30.0
+
+
+def parse_duration(text: str, *, where: str) -> float:
+    """ "4m", "90s" or "1h30m" in seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    seconds = 0.0
+    if match is not None:
+        hours, minutes, rest = (float(part or 0) for part in match.groups())
+        seconds = 3600 * hours + 60 * minutes + rest
+    if seconds <= 0:
+        raise InputError(f"{where}: {text!r} is not a duration; write for example 90s, 4m or 1h30m")
+    return seconds
+
+
+def _seconds(value: object) -> object:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"must be a duration such as 90s, 4m or 1h30m, got {value!r}")  # noqa: TRY004 - pydantic's protocol
+    try:
+        return parse_duration(value, where="")
+    except InputError as error:
+        raise ValueError(error.message.removeprefix(": ")) from error
+
+
+def _as_duration(schema: dict[str, Any]) -> None:
+    schema.clear()
+    schema.update(title="Budget", default=None, anyOf=[{"type": "string", "pattern": "^[0-9hms.]+$"}, {"type": "null"}])
+
+
+class ClosedLoopEntry(Record):
+    concurrency: Annotated[list[Count], Field(min_length=1)] | None = None
+
+
+class OpenLoopEntry(Record):
+    of: Literal["planned", "capacity"] = "capacity"
+    levels: Annotated[list[Positive], Field(min_length=1)] | None = None
+
+
+class WindowEntry(Record):
+    min_seconds: Positive = 2.0
+    max_seconds: Positive = 30.0
+
+
+Counts = Annotated[list[Count], Field(min_length=1)]
+QueueDelay = Annotated[int, Field(ge=0)] | None
+
+
+class MeasureFile(Record):
+    schema_version: Literal[1]
+    models: Annotated[list[Text], Field(min_length=1)] | None = None
+    instances: Counts = Field(default_factory=lambda: [1, 2])
+    max_batch_sizes: Counts = Field(default_factory=lambda: [1, 4])
+    queue_delays_us: Annotated[list[QueueDelay], Field(min_length=1)] | None = None
+    request_batch_size: Count = 1
+    closed_loop: ClosedLoopEntry = ClosedLoopEntry()
+    open_loop: OpenLoopEntry = OpenLoopEntry()
+    budget: Annotated[float | None, BeforeValidator(_seconds), Field(json_schema_extra=_as_duration)] = None
+    shapes: dict[str, dict[str, Counts]] = Field(default_factory=dict)
+    window: WindowEntry = WindowEntry()
+
+
+def read_measure_config(path: Path) -> MeasureConfig:
+    record, file = read_record(MeasureFile, path)
+    of, levels = record.open_loop.of, record.open_loop.levels
+    if of == "capacity" and levels is not None and max(levels) > 1:
+        raise file.error(("open_loop", "levels"), f"a share of the capacity is at most 1, got {max(levels):g}")
+    if record.window.min_seconds > record.window.max_seconds:
+        raise file.error(("window",), "min_seconds must not be more than max_seconds")
+    usual = CAPACITY_LEVELS if of == "capacity" else PLANNED_LEVELS
+    concurrency, delays = record.closed_loop.concurrency, record.queue_delays_us
+    return MeasureConfig(
+        models=None if record.models is None else tuple(record.models),
+        instances=tuple(record.instances),
+        max_batch_sizes=tuple(record.max_batch_sizes),
+        queue_delays_us=None if delays is None else tuple(delays),
+        request_batch_size=record.request_batch_size,
+        concurrency=None if concurrency is None else tuple(concurrency),
+        open_of=of,
+        open_levels=usual if levels is None else tuple(levels),
+        budget_s=record.budget,
+        shapes={m: {i: tuple(dims) for i, dims in inputs.items()} for m, inputs in record.shapes.items()},
+        min_window_s=record.window.min_seconds,
+        max_window_s=record.window.max_seconds,
+    )

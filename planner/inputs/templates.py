@@ -1,0 +1,108 @@
+"""The commented files that `planner init` writes; planner.inputs reads each of them back without an error."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+EXAMPLE_MODEL = "my_model"
+
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
+_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})  # also what YAML 1.1 takes for them
+
+_WORKLOAD_HEAD = """\
+# What must be served. Replace rates and latency bounds with your own; planner schema workload has every key.
+schema_version: 1
+
+# Plan for (1 + headroom) x rate; a model may have its own headroom.
+defaults: {headroom: 0.2}
+
+models:
+"""
+_WORKLOAD_FIRST = """\
+  - name: {name}
+    rate_rps: 10                # requests per second; or by time of day: rates_rps: {{day: 10, night: 1}}
+    latency_p99_ms: 100         # or latency_p95_ms; or latency: {{percentile: 95, bound_ms: 100}}; or leave it out
+    # replicas: {{min: 2, max: 8}}
+    # allowed_gpu: [A100-80, L4]
+    # priority: 1               # larger first where not all demand fits (planner solve --allow-unserved)
+"""
+_WORKLOAD_NEXT = """\
+  - name: {name}
+    rate_rps: 10
+    latency_p99_ms: 100
+"""
+
+_FLEET = """\
+# What there is to serve on. planner schema fleet has every key.
+schema_version: 1
+
+nodes:
+{nodes}
+# Several equal nodes at once, with what they cost:
+#  - name: dgx-[01-04]
+#    gpus: 8xA100-80            # or [{{type: A100-80, count: 8, cordoned: false, reserve: 2GiB}}]
+#    host: {{memory: 1TiB, cpu: 128}}
+#    rack: r1
+#    zone: z1
+#    usd_per_hour: 27.4         # of the whole node
+
+# Prices per GPU, types that the catalogue does not know, and corrections to it:
+# gpu_types:
+#   A100-80: {{memory: 79.25GiB, usd_per_hour: 3.43, price_source: my contract, price_date: 2026-05-01}}
+#   cpu-1: {{kind: cpu, cores: 1, memory: 4GiB}}
+"""
+
+_MEASURE = """\
+# What planner measure sweeps. planner schema measure has every key.
+schema_version: 1
+
+{models}
+instances: [1, 2]               # execution instances of one replica
+max_batch_sizes: [1, 4]         # capped at each model's own limit
+# queue_delays_us: [null, 0]    # null: dynamic batching off; left out: each model's own
+
+closed_loop: {{concurrency: null}}  # finds the capacity; null: the search chooses, or a list such as [1, 2, 4, 8]
+open_loop:                      # Poisson arrivals: the tail latency that users see
+  of: capacity                  # levels are shares of the measured capacity; planned: multiples of the workload's rate
+  levels: [0.2, 0.4, 0.6, 0.8]
+
+budget: 10m                     # for the whole sweep; what was finished is kept
+window: {{min_seconds: 2, max_seconds: 30}}
+
+# Dimensions that a model's configuration leaves open (-1), without the batch dimension:
+# shapes: {{{example}: {{INPUT: [3, 224, 224]}}}}
+"""
+
+
+def workload(models: Sequence[str]) -> str:
+    """workload.yaml for these models, each with a rate and a bound to be replaced."""
+    first, *others = models or [EXAMPLE_MODEL]
+    parts = [_WORKLOAD_FIRST.format(name=_scalar(first)), *(_WORKLOAD_NEXT.format(name=_scalar(n)) for n in others)]
+    return _WORKLOAD_HEAD + "\n".join(parts)
+
+
+def fleet(counts: Sequence[tuple[str, int]]) -> str:
+    """fleet.yaml with one node that holds `counts` devices of each type."""
+    kinds = list(counts) or [("A100-80", 8)]
+    if len(kinds) == 1:
+        gpus = f"{kinds[0][1]}x{kinds[0][0]}"
+    else:
+        gpus = "[" + ", ".join(f"{{type: {_scalar(name)}, count: {count}}}" for name, count in kinds) + "]"
+    return _FLEET.format(nodes=f"  - name: node1\n    gpus: {gpus}\n")
+
+
+def measure(models: Sequence[str]) -> str:
+    """measure.yaml for these models; without names it leaves the choice to the model repository."""
+    names = ", ".join(map(_scalar, models))
+    line = (
+        f"models: [{names}]" if models else f"# models: [{EXAMPLE_MODEL}]           # left out: all of the repository"
+    )
+    return _MEASURE.format(models=line, example=_scalar(models[0]) if models else EXAMPLE_MODEL)
+
+
+def _scalar(text: str) -> str:
+    """A YAML scalar that is read back as this very text."""
+    plain = _PLAIN.fullmatch(text) is not None and text.lower() not in _WORDS
+    return text if plain else json.dumps(text, ensure_ascii=False)

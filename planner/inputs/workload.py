@@ -1,0 +1,120 @@
+"""workload.yaml: what must be served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from planner.domain.workload import ALL_DAY, PERCENTILES, ModelDemand, Workload
+from planner.inputs.catalogue import canonical_name
+from planner.inputs.record import Count, NotNegative, Positive, Record, Text
+from planner.inputs.yaml_file import YamlFile, read_record
+
+_LATENCY_KEYS = {f"latency_p{p}_ms": p for p in PERCENTILES}
+
+
+class LatencyEntry(Record):
+    percentile: Literal[50, 90, 95, 99] = 99
+    bound_ms: Positive
+
+
+class ReplicasEntry(Record):
+    min: Annotated[int, Field(ge=0)] = 1
+    max: Count | None = None
+
+
+class ModelEntry(Record):
+    later: ClassVar[frozenset[str]] = frozenset({"spread", "host"})
+
+    name: Text
+    rate_rps: NotNegative | None = None
+    rates_rps: Annotated[dict[str, NotNegative], Field(min_length=1)] | None = None
+    latency_p99_ms: Positive | None = None
+    latency_p95_ms: Positive | None = None
+    latency_p90_ms: Positive | None = None
+    latency_p50_ms: Positive | None = None
+    latency: LatencyEntry | None = None
+    replicas: ReplicasEntry = ReplicasEntry()
+    allowed_gpu: Annotated[list[Text], Field(min_length=1)] | None = None
+    priority: Count = 1
+    headroom: NotNegative | None = None
+
+
+class DefaultsEntry(Record):
+    headroom: NotNegative = 0.0
+
+
+class WorkloadFile(Record):
+    later: ClassVar[frozenset[str]] = frozenset({"ensembles", "rules", "survives"})
+
+    schema_version: Literal[1]
+    defaults: DefaultsEntry = DefaultsEntry()
+    models: Annotated[list[ModelEntry], Field(min_length=1)]
+
+
+def read_workload(path: Path) -> Workload:
+    record, file = read_record(WorkloadFile, path)
+    models: dict[str, ModelDemand] = {}
+    for i, entry in enumerate(record.models):
+        if entry.name in models:
+            raise file.error(("models", i, "name"), f"model {entry.name!r} is given twice")
+        with file.at("models", i):
+            models[entry.name] = _demand(entry, record.defaults, file, i)
+    workload = Workload(models=tuple(models.values()))
+    _require_every_period(workload, file)
+    return workload
+
+
+def _demand(entry: ModelEntry, defaults: DefaultsEntry, file: YamlFile, i: int) -> ModelDemand:
+    percentile, bound_ms = _latency(entry, file, i)
+    return ModelDemand(
+        name=entry.name,
+        rates_rps=_rates(entry, file, i),
+        headroom=defaults.headroom if entry.headroom is None else entry.headroom,
+        percentile=percentile,
+        latency_bound_ms=bound_ms,
+        replicas_min=entry.replicas.min,
+        replicas_max=entry.replicas.max,
+        allowed_gpu=tuple(canonical_name(name) for name in entry.allowed_gpu or ()),
+        priority=entry.priority,
+    )
+
+
+def _rates(entry: ModelEntry, file: YamlFile, i: int) -> dict[str, float] | None:
+    if entry.rates_rps is None:
+        return None if entry.rate_rps is None else {ALL_DAY: entry.rate_rps}
+    if entry.rate_rps is not None:
+        raise file.error(("models", i, "rates_rps"), "give rate_rps or rates_rps, not both")
+    if ALL_DAY in entry.rates_rps and len(entry.rates_rps) > 1:
+        raise file.error(
+            ("models", i, "rates_rps", ALL_DAY), f"{ALL_DAY!r} means every period; name each period instead"
+        )
+    return dict(entry.rates_rps)
+
+
+def _latency(entry: ModelEntry, file: YamlFile, i: int) -> tuple[int, float | None]:
+    given = [key for key in (*_LATENCY_KEYS, "latency") if getattr(entry, key) is not None]
+    if len(given) > 1:
+        raise file.error(("models", i, given[1]), f"give one latency objective, not both {given[0]} and {given[1]}")
+    if entry.latency is not None:
+        return entry.latency.percentile, entry.latency.bound_ms
+    if given:
+        bound_ms: float = getattr(entry, given[0])
+        return _LATENCY_KEYS[given[0]], bound_ms
+    return 99, None
+
+
+def _require_every_period(workload: Workload, file: YamlFile) -> None:
+    """A model that has rates by period has one for each: a forgotten period would be planned as no traffic."""
+    for i, model in enumerate(workload.models):
+        rates = model.rates_rps
+        if rates is None or ALL_DAY in rates:
+            continue
+        missing = [period for period in workload.periods if period not in rates]
+        if missing:
+            raise file.error(
+                ("models", i, "rates_rps"),
+                f"has no rate for {', '.join(missing)}, which other models name; write 0 for no traffic",
+            )

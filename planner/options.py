@@ -1,0 +1,245 @@
+"""Profile rows of one model on one device type -> options: the numbers that planning needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+from planner.domain.latency import CurvePoint, largest_stretch, tolerance
+from planner.domain.problem import DeviceKind, LatencyBasis, Model, Option, Settings
+from planner.domain.profile import ProfileRow
+from planner.domain.serving import LoadMode
+from planner.domain.units import PPM, busy_ppm, capacity_mrps, exact, latency_us
+
+REPLICA_COUNTS_TRIED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """All points of one configuration that may be planned with."""
+
+    rows: tuple[ProfileRow, ...]
+
+    @property
+    def first(self) -> ProfileRow:
+        return self.rows[0]
+
+    @property
+    def batches(self) -> bool:
+        """Whether the server puts requests together, so that busy time is not proportional to the rate."""
+        return self.first.max_batch_size > 1 and self.first.queue_delay_us is not None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The largest hot memory seen; None where no row has one."""
+        return max((row.memory_bytes for row in self.rows if row.memory_bytes is not None), default=None)
+
+    def usable(self, mode: LoadMode) -> list[ProfileRow]:
+        """Points before the knee, by rate. A closed-loop point at more load but less rate lies past it."""
+        rows = [row for row in self.rows if row.load is mode and row.stable and not row.failed and row.rate_rps]
+        if mode is LoadMode.CLOSED:
+            saturated = max(rows, key=lambda row: row.rate_rps or 0.0, default=None)
+            if saturated is not None and saturated.concurrency is not None:
+                most = saturated.concurrency
+                rows = [row for row in rows if row.concurrency is None or row.concurrency <= most]
+        return sorted(rows, key=lambda row: row.rate_rps or 0.0)
+
+    def saturated_rps(self) -> float:
+        return max((row.rate_rps or 0.0 for row in self.rows if not row.failed), default=0.0)
+
+
+def configurations(rows: Iterable[ProfileRow]) -> list[Configuration]:
+    found: dict[object, list[ProfileRow]] = {}
+    for row in rows:
+        found.setdefault(row.configuration, []).append(row)
+    return [Configuration(tuple(group)) for group in found.values()]
+
+
+def model_options(
+    rows: Iterable[ProfileRow], model: Model, kind: DeviceKind, settings: Settings
+) -> tuple[list[Option], list[str]]:
+    """Options that no other one beats in every number, and the reasons why configurations gave none."""
+    found: list[Option] = []
+    reasons: list[str] = []
+    for configuration in configurations(rows):
+        options = list(_options_of(configuration, model, kind, settings, reasons))
+        found.extend(options)
+    return _undominated(found), list(dict.fromkeys(reasons))
+
+
+def _options_of(
+    configuration: Configuration, model: Model, kind: DeviceKind, settings: Settings, reasons: list[str]
+) -> Iterator[Option]:
+    if configuration.first.gpus != 1:
+        reasons.append(f"a replica that takes {configuration.first.gpus} GPUs is not supported by this version")
+        return
+    memory = _replica_memory(configuration, kind)
+    if memory > kind.memory_bytes:
+        reasons.append(f"needs {memory:,} bytes of memory, {kind.memory_bytes:,} are usable")
+        return
+    points, basis = _measured_points(configuration, model, settings, reasons)
+    curve = tuple(CurvePoint(capacity_mrps(rate), latency) for rate, latency in points)
+    rates = _rates(model, [point.rate_mrps for point in curve])
+    options = [_option_at(configuration, model, kind, settings, curve, basis, rate) for rate in rates]
+    yield from (option for option in options if option is not None)
+    if rates and not any(options):
+        best, bound = min(point.latency_us for point in curve) / 1000, (model.latency_bound_us or 0) / 1000
+        reasons.append(f"latency objective {bound:g} ms cannot be met: {best:g} ms at best")
+
+
+def _measured_points(
+    configuration: Configuration, model: Model, settings: Settings, reasons: list[str]
+) -> tuple[list[tuple[float, int]], LatencyBasis]:
+    """(rate, latency in us) by rate, and what they rest on; open-loop points where there are any."""
+    for mode in (LoadMode.OPEN, LoadMode.CLOSED):
+        rows = configuration.usable(mode)
+        if model.latency_bound_us is None:
+            known = [(row.rate_rps or 0.0, 0) for row in rows]
+            basis = LatencyBasis.NONE
+        elif mode is LoadMode.CLOSED and settings.require_open_loop:
+            reasons.append("it was measured in closed loop only, and open-loop points are required")
+            continue
+        else:
+            known = [
+                (row.rate_rps or 0.0, latency_us(latency))
+                for row in rows
+                if (latency := row.percentile_ms(model.percentile)) is not None
+            ]
+            basis = LatencyBasis(mode.value)
+        if known:
+            return known, basis
+        if rows:
+            reasons.append(f"its p{model.percentile} is not known: too few requests were measured")
+    if not reasons:
+        reasons.append("no stable point was measured")
+    return [], LatencyBasis.NONE
+
+
+def _rates(model: Model, measured_mrps: Sequence[int]) -> list[int]:
+    """Capacities worth planning at: the measured rates, and equal shares of the demand below the last one."""
+    if not measured_mrps:
+        return []
+    top = max(measured_mrps)
+    found = {rate for rate in measured_mrps if rate > 0}
+    peak = model.peak_mrps
+    if peak:
+        fewest = max(1, ceil(Fraction(peak, top)))
+        found |= {-(-peak // n) for n in range(fewest, fewest + REPLICA_COUNTS_TRIED) if -(-peak // n) <= top}
+    return sorted(found)
+
+
+def _option_at(
+    configuration: Configuration,
+    model: Model,
+    kind: DeviceKind,
+    settings: Settings,
+    curve: tuple[CurvePoint, ...],
+    basis: LatencyBasis,
+    rate_mrps: int,
+) -> Option | None:
+    row = configuration.first
+    tolerance_ppm, max_others = PPM, None
+    if model.latency_bound_us is not None:
+        phi = largest_stretch(curve, rate_mrps, model.latency_bound_us, row.queue_delay_us or 0)
+        if phi is None:
+            return None
+        borne = tolerance(phi, optimistic=settings.optimistic_latency)
+        tolerance_ppm, max_others = borne.busy_ppm, borne.max_others
+    exclusive = configuration.memory_bytes is None
+    delay = "-" if row.queue_delay_us is None else str(row.queue_delay_us)
+    name = f"{row.model}@{kind.name}:{row.instances}x{row.max_batch_size}:q{delay}:b{row.request_batch_size}"
+    return Option(
+        id=f"{name}:{row.backend or '-'}:{rate_mrps}",
+        model=model.name,
+        kind=kind.name,
+        instances=row.instances,
+        max_batch_size=row.max_batch_size,
+        queue_delay_us=row.queue_delay_us,
+        backend="" if exclusive else row.backend,
+        memory_bytes=_replica_memory(configuration, kind),
+        capacity_mrps=rate_mrps,
+        busy_ppm=_busy_by_period(configuration, model, rate_mrps),
+        tolerance_ppm=0 if exclusive else tolerance_ppm,
+        max_others=0 if exclusive else max_others,
+        curve=curve if model.latency_bound_us is not None else (),
+        latency_basis=basis,
+        request_batch_size=row.request_batch_size,
+        exclusive=exclusive,
+        source=_source(configuration),
+    )
+
+
+def _replica_memory(configuration: Configuration, kind: DeviceKind) -> int:
+    """Hot memory; where it is not known the replica takes all that the server leaves."""
+    known = configuration.memory_bytes
+    return kind.memory_bytes - kind.server_base_bytes if known is None else known
+
+
+def _source(configuration: Configuration) -> str:
+    """The least certain source among the points: an estimate anywhere makes the option an estimate."""
+    order = ("estimated", "published", "imported", "measured")
+    return min((row.source for row in configuration.rows), key=lambda source: order.index(source.split(":")[0]))
+
+
+def _busy_by_period(configuration: Configuration, model: Model, rate_mrps: int) -> tuple[int, ...]:
+    """Busy share at the capacity in the busiest period, and in proportion to the demand in the others."""
+    at_capacity = busy_ppm(_busy(configuration, Fraction(rate_mrps, 1000)))
+    if not model.demand_mrps or not model.peak_mrps:
+        return (at_capacity,) * len(model.demand_mrps or (0,))
+    if configuration.batches:
+        # A smaller batch costs more time per request, so less load is not proportionally less busy time.
+        return tuple(
+            busy_ppm(_busy(configuration, Fraction(rate_mrps * demand, 1000 * model.peak_mrps)))
+            for demand in model.demand_mrps
+        )
+    return tuple(-(-at_capacity * demand // model.peak_mrps) for demand in model.demand_mrps)
+
+
+def _busy(configuration: Configuration, rate_rps: Fraction) -> Fraction:
+    """Share of the device's time at this rate, never below what was measured around it.
+
+    Busy time grows with the rate, and busy time per request falls as batches grow: so the next point above
+    and the last point below, scaled up to this rate, both bound it from above.
+    """
+    if rate_rps == 0:
+        return Fraction(0)
+    saturated = exact(configuration.saturated_rps())
+    rows = configuration.usable(LoadMode.OPEN) or configuration.usable(LoadMode.CLOSED)
+    rows = [row for row in rows if row.busy is not None]
+    if not rows:
+        return Fraction(1) if configuration.batches else min(Fraction(1), rate_rps / saturated)
+    points = sorted((exact(row.rate_rps or 0.0), exact(row.busy or 0.0)) for row in rows)
+    above = [busy for rate, busy in points if rate >= rate_rps]
+    below = [busy * rate_rps / rate for rate, busy in points if rate <= rate_rps]
+    bounds = [max(above[:1], default=Fraction(1)), *below[-1:]]
+    if not configuration.batches and not below:
+        rate, busy = points[0]
+        bounds.append(busy * rate_rps / rate)
+    return min(Fraction(1), *bounds)
+
+
+def _undominated(options: Sequence[Option]) -> list[Option]:
+    """Options that no other one beats or equals in every number that a rule or an objective reads."""
+    kept: list[Option] = []
+    for option in sorted(options, key=lambda o: (o.memory_bytes, sum(o.busy_ppm), -o.capacity_mrps, o.id)):
+        if not any(_beats(other, option) for other in kept):
+            kept = [other for other in kept if not _beats(option, other)]
+            kept.append(option)
+    return sorted(kept, key=lambda o: o.id)
+
+
+def _beats(one: Option, other: Option) -> bool:
+    unlimited = 1 << 62
+    return (
+        one.memory_bytes <= other.memory_bytes
+        and one.capacity_mrps >= other.capacity_mrps
+        and all(a <= b for a, b in zip(one.busy_ppm, other.busy_ppm, strict=True))
+        and one.tolerance_ppm >= other.tolerance_ppm
+        and one.instances <= other.instances
+        and (unlimited if one.max_others is None else one.max_others)
+        >= (unlimited if other.max_others is None else other.max_others)
+        and one.backend == other.backend
+        and one.interference_class == other.interference_class
+    )

@@ -1,0 +1,141 @@
+"""From what was measured to a verdict. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from planner.domain.plan import PlannedDevice
+from planner.domain.serving import LoadResult
+from planner.domain.statistics import percentile, percentile_interval, samples_needed
+from planner.domain.verification import DeviceVerification, Failure, ModelVerification, Verdict
+from planner.verify_traffic import DeviceTraffic, ReplicaTraffic
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a server took: its peak memory since it started, and its share of the device's time in the last
+    window; per model where it can be told. None: not known on this kind of device."""
+
+    memory_bytes: int | None = None
+    busy: float | None = None
+    memory_bytes_by_model: Mapping[str, int] = field(default_factory=dict)
+    busy_by_model: Mapping[str, float] = field(default_factory=dict)
+
+
+class Latency(NamedTuple):
+    """A measured percentile in milliseconds with its interval; None where it is not known."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def device_verification(
+    device: PlannedDevice,
+    traffic: DeviceTraffic,
+    seconds: float,
+    results: Mapping[str, LoadResult],
+    usage: Usage,
+    failure: Failure | None,
+) -> DeviceVerification:
+    """`results` by replica; a replica without one was not driven, or its server failed."""
+    return DeviceVerification(
+        device=device.device,
+        type=traffic.type,
+        period=traffic.period,
+        seconds=seconds,
+        memory_bytes_predicted=device.memory_bytes_used,
+        memory_bytes_measured=usage.memory_bytes,
+        busy_predicted=sum(replica.busy for replica in traffic.replicas),
+        busy_measured=usage.busy,
+        models=tuple(_model(replica, results.get(replica.id), usage, failure) for replica in traffic.replicas),
+        failure=failure,
+    )
+
+
+def _model(
+    replica: ReplicaTraffic, result: LoadResult | None, usage: Usage, failure: Failure | None
+) -> ModelVerification:
+    latency = Latency() if result is None else _latency(result, replica.percentile)
+    verdict, reason = _judged(replica, result, latency, failure)
+    return ModelVerification(
+        replica=replica.id,
+        model=replica.model,
+        rate_rps=replica.rate_rps,
+        completed=0 if result is None else len(result.latency_s),
+        failed=0 if result is None else result.failed,
+        percentile=replica.percentile,
+        bound_ms=replica.bound_ms,
+        predicted_ms=replica.promised_ms,
+        expected_ms=replica.expected_ms,
+        measured_ms=_finite(latency.value),
+        measured_low_ms=_finite(latency.low),
+        measured_high_ms=_finite(latency.high),
+        error=_error(replica.promised_ms, _finite(latency.value)),
+        expected_error=_error(replica.expected_ms, _finite(latency.value)),
+        memory_bytes_predicted=replica.option.memory_bytes,
+        memory_bytes_measured=usage.memory_bytes_by_model.get(replica.model),
+        busy_predicted=replica.busy,
+        busy_measured=usage.busy_by_model.get(replica.model),
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _latency(result: LoadResult, percent: int) -> Latency:
+    """A failed request never ended: it counts as infinitely slow."""
+    values = [*result.latency_s, *[math.inf] * result.failed]
+    if len(values) < samples_needed(percent):
+        return Latency()
+    low, high = percentile_interval(values, percent)
+    return Latency(percentile(values, percent) * 1e3, _ms(low), _ms(high))
+
+
+def _judged(
+    replica: ReplicaTraffic, result: LoadResult | None, latency: Latency, failure: Failure | None
+) -> tuple[Verdict | None, str | None]:
+    """The verdict, and for all but a clean one the reason in words."""
+    reason = _doubt(replica, result, failure)
+    verdict = Verdict.UNCLEAR
+    if reason is None:
+        verdict = _verdict(latency, replica.bound_ms or math.inf)
+        if result is not None and result.failed:
+            reason = f"{result.failed} of {result.offered} requests failed: {result.first_error}"
+        elif verdict is Verdict.UNCLEAR and replica.bound_ms is not None:
+            reason = "the bound lies within the interval"
+    return (None if replica.bound_ms is None else verdict), reason
+
+
+def _verdict(latency: Latency, bound_ms: float) -> Verdict:
+    if latency.low is not None and latency.low > bound_ms:
+        return Verdict.MISSED
+    return Verdict.MET if latency.high is not None and latency.high <= bound_ms else Verdict.UNCLEAR
+
+
+def _doubt(replica: ReplicaTraffic, result: LoadResult | None, failure: Failure | None) -> str | None:
+    """Why this window cannot give a verdict at all; None where it can."""
+    if failure is not None:
+        return "its server failed"
+    if result is None:
+        return "no traffic is planned in this period"
+    if result.client_bound:
+        return f"the load generator was the bottleneck ({result.client_busy:.0%} of a core)"
+    needed, count = samples_needed(replica.percentile), len(result.latency_s) + result.failed
+    if count < needed:
+        return f"p{replica.percentile} needs {needed:,} requests, the window of {result.seconds:g} s had {count:,}"
+    return None
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _error(predicted: float | None, measured: float | None) -> float | None:
+    return None if predicted is None or not measured else (predicted - measured) / measured

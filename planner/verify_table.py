@@ -1,0 +1,90 @@
+"""A verification as text for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from planner.domain.units import format_bytes
+from planner.domain.verification import DeviceVerification, ModelVerification, Verdict, Verification
+
+WIDTH = 80
+MODEL_WIDTH = 19
+_COLUMNS = ("model", "req/s", "bound", "predicted", "measured", "interval", "error", "verdict")
+
+
+def verification_table(found: Verification) -> str:
+    """Latencies in milliseconds; "expected" and all other figures are in verification.json."""
+    lines = [summary(found), ""]
+    for device in found.devices:
+        lines += [*_device(device), ""]
+    lines += [f"note: {note}" for note in found.notes]
+    return "\n".join(lines).rstrip("\n")
+
+
+def summary(found: Verification) -> str:
+    counts = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in Verdict)
+    without = found.count(None)
+    failed = sum(device.failure is not None for device in found.devices)
+    text = f"{_rates(found.rates)}: {counts}" + (f", {without} without objective" if without else "")
+    return text + (f"; {failed} of {len(found.devices)} servers failed" if failed else "")
+
+
+def _rates(rates: str) -> str:
+    return {"planned": "At planned rates", "full": "At full capacity"}.get(rates, f"At {rates} x planned rates")
+
+
+def _device(device: DeviceVerification) -> Iterator[str]:
+    yield f"{device.device} ({device.type}), period {device.period}, {device.seconds:g} s, latencies in ms"
+    rows = [_COLUMNS, *(_row(model) for model in device.models)]
+    yield from _aligned(rows)
+    for model in device.models:
+        if model.reason:
+            yield f"  {_short(model.model)}: {model.reason}"
+    if device.failure is not None:
+        yield f"  FAILED: {device.failure.message}"
+        yield from (f"  | {line}" for line in device.failure.log_tail.splitlines()[-5:])
+        return
+    yield f"  memory  {_memory(device.memory_bytes_predicted, device.memory_bytes_measured)}"
+    yield f"  busy    {_busy(device.busy_predicted, device.busy_measured)}"
+
+
+def _row(model: ModelVerification) -> tuple[str, ...]:
+    low, high = model.measured_low_ms, model.measured_high_ms
+    return (
+        _short(model.model),
+        f"{model.rate_rps:.4g}",
+        "-" if model.bound_ms is None else f"{model.bound_ms:g}",
+        _ms(model.predicted_ms),
+        "-" if model.measured_ms is None else f"p{model.percentile} {_ms(model.measured_ms)}",
+        "-" if low is None and high is None else f"{_ms(low)}..{_ms(high)}",
+        "-" if model.error is None else f"{model.error:+.0%}",
+        model.verdict or "-",
+    )
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:-1], widths[1:-1], strict=True)), row[-1]]
+        yield "  " + " ".join(cells).rstrip()
+
+
+def _memory(predicted: int, measured: int | None) -> str:
+    if measured is None:
+        return f"predicted {format_bytes(predicted)}, not measured on a GPU"
+    error = (predicted - measured) / measured if measured else 0.0
+    return f"predicted {format_bytes(predicted)}, measured {format_bytes(measured)} ({error:+.0%})"
+
+
+def _busy(predicted: float, measured: float | None) -> str:
+    if measured is None:
+        return f"predicted {predicted:.1%}, not measured on a GPU"
+    return f"predicted {predicted:.1%}, measured {measured:.1%}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MODEL_WIDTH else name[: MODEL_WIDTH - 7] + "…" + name[-6:]
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"

@@ -1,0 +1,145 @@
+"""A plan's devices on this machine: real servers over the emitted folder, real load, and an eye on both."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.domain.plan import PlannedDevice
+from planner.domain.serving import LoadResult, LoadSpec, Server
+from planner.emit.places import Place
+from planner.emit.repository import repository_of
+from planner.errors import ServerError
+from planner.verify_judge import Usage
+from planner.workflow.cores import CoreShare
+from profiler.devices.cpu import ProcessTreeSampler
+from profiler.load.builtin import BuiltinLoadGenerator
+from profiler.server.find import TritonInstallation
+from profiler.server.local import LocalTriton
+
+STUB_NAME = "triton_python_backend_stub"
+SAMPLES_PER_SECOND_AND_MODEL = 2.0
+
+
+@dataclass(slots=True)
+class _Running:
+    server: LocalTriton
+    share: CoreShare
+    models: tuple[str, ...]
+    # None on a GPU, whose memory and busy time the process tree does not show.
+    sampler: ProcessTreeSampler | None
+
+
+class LocalBench:
+    """Implements `planner.verify.Bench` for the devices of an emitted folder. A GPU is that of the same index."""
+
+    load_generator = BuiltinLoadGenerator.name
+
+    def __init__(
+        self,
+        installation: TritonInstallation,
+        emitted: Path,
+        places: Sequence[Place],
+        shares: Mapping[str, CoreShare],
+        log_folder: Path,
+    ) -> None:
+        self._installation = installation
+        self._emitted = emitted
+        self._places = {place.device.device: place for place in places}
+        self._shares = shares
+        self._log_folder = log_folder
+        self._running: dict[int, _Running] = {}
+        self._lock = threading.Lock()
+        self._aborted = False
+
+    @contextmanager
+    def start(self, device: PlannedDevice) -> Iterator[Server]:
+        place, share = self._places[device.device], self._shares[device.device]
+        with ExitStack() as stack:
+            server = stack.enter_context(self._server(place, share))
+            sampler = None
+            if place.cores is not None:
+                sampler = stack.enter_context(
+                    ProcessTreeSampler(server.pid, len(place.cores), own_cores=set(share.generator))
+                )
+            with self._lock:
+                self._running[id(server)] = _Running(server, share, place.models, sampler)
+            stack.callback(self._running.pop, id(server))
+            self._raise_if_aborted()
+            for model in place.models:
+                server.load(model)
+            yield server
+
+    def drive(self, server: Server, specs: Sequence[LoadSpec]) -> tuple[list[LoadResult], Usage]:
+        running = self._running[id(server)]
+        generator = BuiltinLoadGenerator(running.share.generator)
+        with ExitStack() as stack:
+            by_model = self._samplers_by_model(running, stack)
+            results = generator.run(server, specs)
+        self._raise_if_aborted()
+        return results, _usage(running.sampler, by_model, generator.window)
+
+    def abort(self) -> None:
+        with self._lock:
+            self._aborted = True
+            running = list(self._running.values())
+        for one in running:
+            one.server.close()
+
+    def _server(self, place: Place, share: CoreShare) -> LocalTriton:
+        self._raise_if_aborted()
+        return LocalTriton.start(
+            self._installation,
+            repository_of(place, self._emitted),
+            cores=share.device,
+            gpu_uuid=str(place.gpu_index) if place.cores is None else "",
+            log_path=self._log_folder / f"{place.node}-{place.folder}.log",
+        )
+
+    def _samplers_by_model(self, running: _Running, stack: ExitStack) -> dict[str, list[ProcessTreeSampler]]:
+        """One per process of a model; only the Python backend on the CPU runs models as processes."""
+        if running.sampler is None:
+            return {}
+        found: dict[str, list[ProcessTreeSampler]] = {}
+        cores, own = len(running.share.device or ()), set(running.share.generator)
+        for pid, model in _stubs(running.server.pid):
+            if model in running.models:
+                sampler = ProcessTreeSampler(pid, cores, SAMPLES_PER_SECOND_AND_MODEL, own_cores=own)
+                found.setdefault(model, []).append(stack.enter_context(sampler))
+        return found
+
+    def _raise_if_aborted(self) -> None:
+        if self._aborted:
+            raise ServerError("the verification was interrupted")
+
+
+def _usage(
+    sampler: ProcessTreeSampler | None,
+    by_model: Mapping[str, Sequence[ProcessTreeSampler]],
+    window: tuple[float, float] | None,
+) -> Usage:
+    """Memory is the peak since the server's start, as in a profile; busy time that of the window."""
+    if sampler is None or window is None:
+        return Usage()
+    return Usage(
+        memory_bytes=sampler.window().peak_bytes,
+        busy=sampler.window(*window).busy,
+        memory_bytes_by_model={m: sum(s.window().peak_bytes for s in own) for m, own in by_model.items()},
+        busy_by_model={m: sum(s.window(*window).busy for s in own) for m, own in by_model.items()},
+    )
+
+
+def _stubs(server_pid: int) -> Iterator[tuple[int, str]]:
+    """Processes of the Python backend and their models; the command line names <model>/<version>/model.py."""
+    import psutil
+
+    for child in psutil.Process(server_pid).children(recursive=True):
+        try:
+            words = child.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        if len(words) > 1 and Path(words[0]).name == STUB_NAME:
+            yield child.pid, Path(words[1]).parent.parent.name

@@ -1,0 +1,151 @@
+"""From profiles, a workload and a fleet to a checked plan on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from planner.build import BuildSettings, Built, basis_notes, build
+from planner.domain.check import check
+from planner.domain.derive import Origin, derive_plan
+from planner.domain.fleet import Fleet
+from planner.domain.plan import Placement, Plan, Status
+from planner.domain.problem import Objective, Problem
+from planner.domain.profile import ProfileRow
+from planner.domain.workload import ModelDemand, Workload
+from planner.errors import NoPlanError, NotFoundError, PlannerError
+from solvers.base import Progress, SolveOptions, SolveResult
+
+DEFAULT_WORKLOAD = Path("workload.yaml")
+DEFAULT_FLEET = Path("fleet.yaml")
+DEFAULT_STORE = "sqlite:///profiles.db"
+EXPLAIN_SECONDS = 10.0
+RATELESS = frozenset({Objective.MODELS, Objective.THROUGHPUT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolveRequest:
+    """What the user asked for. `headroom` None: as the workload says."""
+
+    build: BuildSettings
+    solve: SolveOptions = field(default_factory=SolveOptions)
+    solver: str = "auto"
+    gpus: tuple[str, ...] = ()
+    fleet: Path | None = None
+    workload: Path | None = None
+    profiles: Path | None = None
+    store: str = DEFAULT_STORE
+    headroom: float | None = None
+    out: Path = Path("plan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solved:
+    problem: Problem
+    plan: Plan
+    notes: tuple[str, ...]
+    interrupted: bool
+
+
+def solve(request: SolveRequest, progress: Progress) -> Solved:
+    """Build, solve, check and write; NoPlanError where there is no plan, and then nothing is written."""
+    from planner.plan_files import write_plan
+    from solvers import registry
+
+    rows = _profiles(request)
+    fleet, notes = _fleet(request)
+    built = build(_workload(request, rows), fleet, rows, request.build)
+    result = registry.solve(built.problem, request.solve, progress, name=request.solver)
+    if result.placements is None:
+        raise _no_plan(built, result, request)
+    plan = _checked_plan(built.problem, result, result.placements, request.solve.seed)
+    write_plan(request.out, built.problem, plan)
+    used = [built.problem.option_by_id[p.option] for p in result.placements]
+    return Solved(
+        problem=built.problem,
+        plan=plan,
+        notes=(*notes, *built.notes, *basis_notes(built.problem, used)),
+        interrupted=result.interrupted,
+    )
+
+
+def _profiles(request: SolveRequest) -> list[ProfileRow]:
+    """Rows of a CSV or Parquet file where one is named, else of the store."""
+    if request.profiles is not None:
+        from planner.inputs.profiles_csv import read_profiles
+
+        return read_profiles(request.profiles)
+    from planner.store.database import open_store
+
+    store = open_store(request.store, must_exist=True)
+    try:
+        return store.rows()
+    finally:
+        store.close()
+
+
+def _fleet(request: SolveRequest) -> tuple[Fleet, list[str]]:
+    """`--gpus` gives counts, a named fleet file the types; without `--gpus` the file gives both."""
+    from planner.inputs import fleet as fleets
+
+    path = request.fleet or DEFAULT_FLEET
+    if request.gpus:
+        types = fleets.read_types(request.fleet) if request.fleet else fleets.known_types()
+        return fleets.fleet_from_counts(request.gpus, types)
+    if request.fleet is None and not path.exists():
+        raise NotFoundError(f"{path}: no such file, and no --gpus was given", hint="planner solve --gpus 8xA100")
+    return fleets.read_fleet(path), []
+
+
+def _workload(request: SolveRequest, rows: Sequence[ProfileRow]) -> Workload:
+    from planner.inputs.workload import read_workload
+
+    path = request.workload or DEFAULT_WORKLOAD
+    profiled = sorted({row.model for row in rows if not row.is_overhead})
+    if request.workload is not None or path.exists():
+        workload = read_workload(path)
+    elif profiled and RATELESS & set(request.build.objectives):
+        workload = Workload(models=tuple(ModelDemand(name=name) for name in profiled))
+    else:
+        raise NotFoundError(
+            f"{path}: no such file; models with profiles: {', '.join(profiled) or 'none'}",
+            hint="planner init writes one; planner solve --minimize throughput needs no rates",
+        )
+    if request.headroom is None:
+        return workload
+    return Workload(models=tuple(replace(m, headroom=request.headroom) for m in workload.models))
+
+
+def _checked_plan(problem: Problem, result: SolveResult, placements: tuple[Placement, ...], seed: int) -> Plan:
+    origin = Origin(
+        status=result.status,
+        solver=result.solver,
+        seed=seed,
+        runtime_s=round(result.runtime_s, 3),
+        bounds=[(bound.value, bound.method) for bound in result.bounds],
+    )
+    plan = derive_plan(problem, placements, origin)
+    violations = check(problem, plan)
+    if violations:
+        raise PlannerError(f"solver {result.solver} gave a plan that breaks rules: {violations[0]}")
+    return plan
+
+
+def _no_plan(built: Built, result: SolveResult, request: SolveRequest) -> NoPlanError:
+    from planner.explain import explain_infeasible
+    from solvers import registry
+
+    reasons = [f"{model}: {why}" for model, whys in built.without_option.items() for why in whys]
+    if result.status is Status.INFEASIBLE and not reasons:
+        seconds = min(EXPLAIN_SECONDS, request.solve.time_limit_s)
+        options = replace(request.solve, time_limit_s=seconds)
+        reasons = explain_infeasible(
+            built.problem, lambda relaxed: registry.solve(relaxed, options, Progress(), name=request.solver)
+        )
+    text = (
+        "infeasible: no placement on this fleet keeps every rule"
+        if result.status is Status.INFEASIBLE
+        else f"no plan was found in {request.solve.time_limit_s:g} s; whether there is one is not known"
+    )
+    return NoPlanError(text, status=result.status.value, reasons=tuple(reasons))

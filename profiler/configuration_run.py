@@ -1,0 +1,147 @@
+"""One configuration of one model on a fresh server of its own: started when its first point needs it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from planner.domain.profile import Measurement, ProfileRow
+from planner.domain.serving import LoadMode, LoadSpec, Server
+from profiler.points import Configuration, LoadPoint, MeasureRequest, ModelFacts
+from profiler.running import RunningModels, Tools
+from profiler.triton_statistics import statistics_delta
+from profiler.window import Window
+
+_WARMUP_S = {LoadMode.CLOSED: 0.5, LoadMode.OPEN: 1.0}
+_HOT_S = 1.5
+
+
+class ConfigurationRun:
+    """Measures load points of one configuration; `paid_once_bytes` is the memory of server and backend.
+
+    `expected_rps` is a first guess of its capacity, from the warm-up (0 before the first start).
+    """
+
+    def __init__(
+        self,
+        request: MeasureRequest,
+        tools: Tools,
+        model: ModelFacts,
+        configuration: Configuration,
+        paid_once_bytes: int,
+    ) -> None:
+        self._request = request
+        self._tools = tools
+        self._paid_once_bytes = paid_once_bytes
+        self._running: RunningModels | None = None
+        self._cold_bytes = 0
+        self.model = model
+        self.configuration = configuration
+        self.expected_rps = 0.0
+        self.failures = 0
+
+    @property
+    def is_running(self) -> bool:
+        return self._running is not None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> RunningModels:
+        """The server with the model loaded and warm, on the first call started and warmed up."""
+        if self._running is None:
+            running = RunningModels(self._request, self._tools, {self.model: self.configuration})
+            try:
+                self._cold_bytes = running.memory_bytes()
+                self._warm_up(running.server)
+            except BaseException:
+                running.close()
+                raise
+            self._running = running
+        return self._running
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _warm_up(self, server: Server) -> None:
+        """The largest batch on every instance: what the model needs when it is hot."""
+        batch = max(1, self.configuration.max_batch_size)
+        concurrency = 2 * self.configuration.instances
+        spec = self._spec(LoadMode.CLOSED, _HOT_S, concurrency=concurrency)
+        [result] = self._tools.load_generator.run(server, [replace(spec, request_batch_size=batch, warmup_seconds=0)])
+        inferences = len(result.latency_s) * batch
+        self.expected_rps = max(1, inferences) / result.seconds / self._request.request_batch_size
+
+    def _spec(
+        self, mode: LoadMode, seconds: float, *, concurrency: int | None = None, rate_rps: float | None = None
+    ) -> LoadSpec:
+        return LoadSpec(
+            model=self.model.name,
+            mode=mode,
+            seconds=seconds,
+            concurrency=concurrency,
+            rate_rps=rate_rps,
+            request_batch_size=self._request.request_batch_size,
+            warmup_seconds=_WARMUP_S[mode],
+            seed=self._request.seed,
+            shapes=self._request.shapes.get(self.model.name, {}),
+        )
+
+    def window(self, point: LoadPoint, seconds: float) -> Window:
+        """Put the load on the server, for a counted window of `seconds`."""
+        running = self.start()
+        load = self._tools.load_generator
+        before = running.server.statistics(self.model.name)
+        spec = self._spec(point.mode, seconds, concurrency=point.concurrency, rate_rps=point.rate_rps)
+        [result] = load.run(running.server, [spec])
+        after = running.server.statistics(self.model.name)
+        # the built-in generator says when its window was; perf_analyzer does not
+        times: tuple[float, float] | None = getattr(load, "window", None)
+        usage = running.sampler.busiest(seconds) if times is None else running.sampler.window(*times)
+        return Window(point, result, usage, running.peak_bytes(), statistics_delta(before, after))
+
+    def measurement(self, key: str, window: Window, measured_at: str) -> Measurement:
+        return Measurement(
+            key=key,
+            row=window.fill(
+                self._row(window.point), paid_once_bytes=self._paid_once_bytes, cold_bytes=self._cold_bytes
+            ),
+            samples=window.samples(),
+            statistics={**window.statistics, **window.remarks()},
+            environment=self._request.environment,
+            measured_at=measured_at,
+        )
+
+    def failure(self, key: str, point: LoadPoint, cause: str, measured_at: str) -> Measurement:
+        return Measurement(
+            key=key,
+            row=self._row(point),
+            environment=self._request.environment,
+            failure=cause,
+            measured_at=measured_at,
+        )
+
+    def _row(self, point: LoadPoint) -> ProfileRow:
+        return ProfileRow(
+            model=self.model.name,
+            device=self._request.device,
+            backend=self.model.backend,
+            instances=self.configuration.instances,
+            max_batch_size=self.configuration.max_batch_size,
+            queue_delay_us=self.configuration.queue_delay_us,
+            load=point.mode,
+            request_batch_size=self._request.request_batch_size,
+            concurrency=point.concurrency,
+            offered_rps=point.rate_rps,
+            stable=False,
+            load_generator=self._tools.load_generator.name,
+            model_digest=self.model.digest,
+        )

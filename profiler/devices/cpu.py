@@ -1,0 +1,251 @@
+"""Memory and CPU time of a server and all its descendants, read from /proc.
+
+Anonymous and shared memory is the proportional set size (PSS): what the tree's processes share is counted
+once among them. PSS would not do for the pages of files: it shrinks whenever another server on this machine
+maps the same libraries, and a plan made from it would be short. Of these the tree is charged, per mapping,
+with the most that one of its processes holds, whoever else holds it too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_LOOK_FOR_NEW_S = 1.0
+_PSS_WITHOUT_FILES = re.compile(rb"^Pss_(?:Anon|Shmem): +(\d+)", re.M)
+_FILE_MAPPING = re.compile(
+    rb"^[0-9a-f]+-[0-9a-f]+ \S+ ([0-9a-f]+) (\S+) ([1-9]\d*) +(\S.*)\n"
+    rb"(?:[A-Z][^\n]*\n)*?Rss: +(\d+)[^\n]*\n(?:[A-Z][^\n]*\n)*?Anonymous: +(\d+)",
+    re.M,
+)
+_SHARED_MEMORY = (b"/dev/shm/", b"/memfd:", b"/SYSV", b"/dev/zero")
+_UTIME, _STIME, _STARTTIME = 11, 12, 19  # fields of /proc/PID/stat after the command's name
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the tree took in a window. `busy` is the share of its cores; raw series as (seconds on the
+    sampler's clock, value). `cpu_s` only ever grows, also when processes end."""
+
+    peak_bytes: int
+    lowest_bytes: int
+    busy: float
+    memory_bytes: tuple[tuple[float, int], ...]
+    cpu_s: tuple[tuple[float, float], ...]
+
+
+class ProcessTree:
+    """The process `pid` and its descendants. Processes may vanish at any moment; new ones are looked for
+    every second, because that costs as much as all the rest. `refresh` looks now."""
+
+    def __init__(self, pid: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.pid = pid
+        self._clock = clock
+        self._known: tuple[int, ...] = ()
+        self._looked_at: float | None = None
+        self._file_bytes = 0
+        self._cpu_of_seen: dict[tuple[int, int], float] = {}
+
+    def refresh(self) -> None:
+        self._looked_at = None
+
+    def pids(self) -> tuple[int, ...]:
+        now = self._clock()
+        if self._looked_at is None or now - self._looked_at >= _LOOK_FOR_NEW_S:
+            self._known, self._looked_at = _descendants(self.pid), now
+            self._file_bytes = _file_bytes(self._known)
+        return self._known
+
+    def memory_bytes(self) -> int:
+        """As the module says; the pages of files are looked at every second too, they come with a load."""
+        own_bytes = sum(map(_pss_without_files_bytes, self.pids()))
+        return own_bytes + self._file_bytes if own_bytes > 0 else 0
+
+    def cpu_s(self) -> float:
+        """CPU time so far, with that of processes that ended since (as last seen)."""
+        for pid in self.pids():
+            seen = _cpu(pid)
+            if seen is not None:
+                start_ticks, cpu_s = seen
+                self._cpu_of_seen[pid, start_ticks] = cpu_s
+        return sum(self._cpu_of_seen.values())
+
+
+class ProcessTreeSampler:
+    """Samples a process tree's memory and CPU time `hz` times a second in a thread, as a context manager.
+
+    `cores` is how many cores the tree may use. `own_cores` keeps the sampling thread off the tree's cores.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        cores: int,
+        hz: float = 10.0,
+        *,
+        own_cores: set[int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tree = ProcessTree(pid, clock)
+        self._cores = cores
+        self._period_s = 1 / hz
+        self._own_cores = own_cores
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="process-tree-sampler", daemon=True)
+        self._times_s: list[float] = []
+        self._memory_bytes: list[int] = []
+        self._cpu_s: list[float] = []
+        self.own_cpu_s = 0.0
+
+    def __enter__(self) -> Self:
+        self.sample()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def sample(self) -> float:
+        """Take one sample now, with new processes looked for, and return its time: a mark for `window`."""
+        self._tree.refresh()
+        return self._sample()
+
+    def _sample(self) -> float:
+        with self._lock:
+            cpu_s = self._tree.cpu_s()
+            now = self._clock()
+            memory_bytes = self._tree.memory_bytes()
+            # a tree that is gone reads as nothing; that is no low of its memory
+            if memory_bytes > 0:
+                self._times_s.append(now)
+                self._cpu_s.append(cpu_s)
+                self._memory_bytes.append(memory_bytes)
+            return now
+
+    def window(self, start: float | None = None, end: float | None = None) -> Usage:
+        """Usage between two times of the sampler's clock (all samples by default).
+
+        Busy is taken between the samples just outside the window; ValueError where nothing was sampled.
+        """
+        with self._lock:
+            times = self._times_s
+            if not times:
+                raise ValueError("the sampler has no sample of its process")
+            first = 0 if start is None else max(0, bisect_right(times, start) - 1)
+            last = len(times) - 1 if end is None else min(len(times) - 1, bisect_left(times, end))
+            last = max(first, last)
+            memory = tuple(zip(times[first : last + 1], self._memory_bytes[first : last + 1], strict=True))
+            cpu = tuple(zip(times[first : last + 1], self._cpu_s[first : last + 1], strict=True))
+        sizes = [size for _, size in memory]
+        return Usage(max(sizes), min(sizes), self._busy(cpu), memory, cpu)
+
+    def busiest(self, seconds: float) -> Usage:
+        """The window of that length with the most CPU time, where nobody knows when the load ran."""
+        with self._lock:
+            times, cpu_s = list(self._times_s), list(self._cpu_s)
+        spans = [
+            (cpu_s[bisect_left(times, start + seconds)] - cpu_s[first], start)
+            for first, start in enumerate(times)
+            if start + seconds <= times[-1]
+        ]
+        if not spans:
+            return self.window()
+        start = max(spans)[1]
+        return self.window(start, start + seconds)
+
+    def _busy(self, cpu: tuple[tuple[float, float], ...]) -> float:
+        (start, cpu_before), (end, cpu_after) = cpu[0], cpu[-1]
+        if end <= start:
+            return 0.0
+        return min(1.0, (cpu_after - cpu_before) / (end - start) / self._cores)
+
+    def _run(self) -> None:
+        if self._own_cores:
+            os.sched_setaffinity(0, self._own_cores)  # of this thread alone
+        due = self._clock()
+        while not self._stop.is_set():
+            due = max(due + self._period_s, self._clock())
+            self._stop.wait(due - self._clock())
+            self._sample()
+            self.own_cpu_s = time.thread_time()
+
+
+def _descendants(pid: int) -> tuple[int, ...]:
+    found, waiting = [], [pid]
+    while waiting:
+        found.append(waiting.pop())
+        waiting.extend(_children(found[-1]))
+    return tuple(found)
+
+
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    try:
+        for task in os.scandir(f"/proc/{pid}/task"):
+            children.extend(map(int, _read(f"{task.path}/children").split()))
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # the process, or one of its threads, ended meanwhile
+    return children
+
+
+def _pss_without_files_bytes(pid: int) -> int:
+    try:
+        text = _read(f"/proc/{pid}/smaps_rollup")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(size) for size in _PSS_WITHOUT_FILES.findall(text)) * 1024
+
+
+def _file_bytes(pids: tuple[int, ...]) -> int:
+    most_bytes: dict[tuple[bytes, ...], int] = {}
+    for pid in pids:
+        for mapping, size_bytes in _file_mappings(pid).items():
+            most_bytes[mapping] = max(size_bytes, most_bytes.get(mapping, 0))
+    return sum(most_bytes.values())
+
+
+def _file_mappings(pid: int) -> dict[tuple[bytes, ...], int]:
+    """Resident bytes of one process by (offset, device, inode), without pages that it changed for itself."""
+    try:
+        text = _read(f"/proc/{pid}/smaps")
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    sizes: dict[tuple[bytes, ...], int] = {}
+    for *mapping, path, rss, anonymous in _FILE_MAPPING.findall(text):
+        if not path.startswith(_SHARED_MEMORY):
+            sizes[tuple(mapping)] = (int(rss) - int(anonymous)) * 1024
+    return sizes
+
+
+def _cpu(pid: int) -> tuple[int, float] | None:
+    """Start time in ticks (an id together with the pid) and CPU seconds."""
+    try:
+        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(fields[_STARTTIME]), (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_S
+
+
+def _read(path: str) -> bytes:
+    # unbuffered on purpose: pathlib and text mode cost more than the kernel's own work here
+    file = os.open(path, os.O_RDONLY)
+    try:
+        parts = []
+        while part := os.read(file, 65536):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(file)

@@ -1,0 +1,158 @@
+"""The built-in load generator: the parent's side of `profiler.load.worker`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import planner.errors
+from planner.domain.serving import LoadMode, LoadResult, LoadSpec, Server
+from planner.errors import InputError, PlannerError, ServerError, TritonExited, TritonUnreachable
+
+_POLL_S = 0.2
+_START_AND_STOP_S = 30.0
+
+
+class BuiltinLoadGenerator:
+    """Drives all streams of a run from one process of its own, pinned to `cores` where given.
+
+    A request without an answer after `deadline_s` counts as failed. `window` is the last run's counted
+    window as (start, end) of the monotonic clock, so that what others sampled can be cut to it.
+    """
+
+    name = "builtin"
+
+    def __init__(self, cores: Sequence[int] | None = None, *, deadline_s: float = 10.0) -> None:
+        self.cores = tuple(cores) if cores else None
+        self.deadline_s = deadline_s
+        self.window: tuple[float, float] | None = None
+
+    def run(self, server: Server, specs: Sequence[LoadSpec]) -> list[LoadResult]:
+        """See LoadGenerator; also InputError where a model's inputs cannot be made up."""
+        self.window = None
+        limit_s = _longest_s(specs) + self.deadline_s + _START_AND_STOP_S
+        answer = self._answer(server, json.dumps(self._job(server, specs)), limit_s)
+        if "error" in answer:
+            raise _as_error(answer, server)
+        start, end = answer["window"]
+        self.window = (start, end)
+        results = [_result(stream) for stream in answer["streams"]]
+        if not any(result.latency_s for result in results) and any(result.failed for result in results):
+            first = next(result for result in results if result.failed)
+            raise ServerError(
+                f"none of {first.failed} requests to {first.model!r} succeeded: {first.first_error}",
+                log_tail=server.log_tail(),
+            )
+        return results
+
+    def _job(self, server: Server, specs: Sequence[LoadSpec]) -> dict[str, Any]:
+        return {
+            "address": f"{server.endpoint.host}:{server.endpoint.grpc_port}",
+            "local": server.pid is not None,
+            "parent": os.getpid(),
+            "cores": self.cores,
+            "deadline_s": self.deadline_s,
+            "streams": [_stream(index, spec) for index, spec in enumerate(specs)],
+        }
+
+    def _answer(self, server: Server, job: str, limit_s: float) -> dict[str, Any]:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "profiler.load.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            output, errors = _wait(worker, server, job, limit_s)
+        finally:
+            _kill(worker)
+        if worker.returncode != 0 or not output:
+            tail = "\n".join(errors.splitlines()[-20:])
+            raise PlannerError(f"the load generator ended with code {worker.returncode}", log_tail=tail)
+        answer: dict[str, Any] = json.loads(output)
+        return answer
+
+
+def _wait(worker: subprocess.Popen[str], server: Server, job: str, limit_s: float) -> tuple[str, str]:
+    """The worker's output, unless the server ends or time runs out first."""
+    end = time.monotonic() + limit_s
+    sent: str | None = job
+    while True:
+        try:
+            return worker.communicate(sent, timeout=_POLL_S)
+        except subprocess.TimeoutExpired:
+            sent = None
+        _raise_if_exited(server)
+        if time.monotonic() > end:
+            raise TritonUnreachable(f"the load did not end within {limit_s:.0f} s", log_tail=server.log_tail())
+
+
+def _kill(worker: subprocess.Popen[str]) -> None:
+    if worker.poll() is None:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+    for pipe in (worker.stdin, worker.stdout, worker.stderr):
+        if pipe is not None and not pipe.closed:
+            pipe.close()
+
+
+def _raise_if_exited(server: Server) -> None:
+    import psutil
+
+    if server.pid is None:
+        return
+    try:
+        alive = psutil.Process(server.pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        alive = False
+    if not alive:
+        raise TritonExited(f"Triton (process {server.pid}) ended under load", log_tail=server.log_tail())
+
+
+def _as_error(answer: dict[str, Any], server: Server) -> PlannerError:
+    kind: type[PlannerError] = getattr(planner.errors, answer["error"])
+    if not issubclass(kind, ServerError):
+        return kind(answer["message"], hint=answer["hint"])
+    try:
+        _raise_if_exited(server)
+    except TritonExited as exited:
+        return exited
+    return kind(answer["message"], hint=answer["hint"], log_tail=server.log_tail())
+
+
+def _longest_s(specs: Sequence[LoadSpec]) -> float:
+    return max(spec.warmup_seconds for spec in specs) + max(spec.seconds for spec in specs)
+
+
+def _stream(index: int, spec: LoadSpec) -> dict[str, Any]:
+    where = f"load on {spec.model!r}"
+    if spec.mode is LoadMode.OPEN and (spec.rate_rps is None or spec.rate_rps <= 0):
+        raise InputError(f"{where}: an open loop needs rate_rps > 0, got {spec.rate_rps}")
+    if spec.mode is LoadMode.CLOSED and (spec.concurrency is None or spec.concurrency < 1):
+        raise InputError(f"{where}: a closed loop needs concurrency >= 1, got {spec.concurrency}")
+    if spec.seconds <= 0:
+        raise InputError(f"{where}: seconds must be positive, got {spec.seconds}")
+    return {
+        "stream": index,
+        "model": spec.model,
+        "mode": spec.mode.value,
+        "seconds": spec.seconds,
+        "concurrency": spec.concurrency,
+        "rate_rps": spec.rate_rps,
+        "request_batch_size": spec.request_batch_size,
+        "warmup_seconds": spec.warmup_seconds,
+        "seed": spec.seed,
+        "shapes": {name: list(shape) for name, shape in spec.shapes.items()},
+    }
+
+
+def _result(stream: dict[str, Any]) -> LoadResult:
+    return LoadResult(**{**stream, "sent_s": tuple(stream["sent_s"]), "latency_s": tuple(stream["latency_s"])})

@@ -1,0 +1,57 @@
+"""The memory that is paid once per server: of the server itself, and of each backend."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from planner.domain.profile import BACKEND_ROW_PREFIX
+from profiler.points import Configuration, MeasureRequest, ModelFacts
+from profiler.running import RunningModels, Tools, sampler_of
+
+_SETTLE_S = 1.0
+_MODELS_PER_BACKEND = 4
+
+
+def server_base_bytes(request: MeasureRequest, tools: Tools) -> int:
+    """The memory of an idle server without models: the peak of its first second."""
+    with tempfile.TemporaryDirectory(prefix="planner-measure-") as empty:
+        server = tools.start_server(Path(empty))
+        try:
+            with sampler_of(server, request) as sampler:
+                time.sleep(_SETTLE_S)
+            return sampler.window().peak_bytes
+        finally:
+            server.close()
+
+
+def backend_row_name(backend: str) -> str:
+    return f"{BACKEND_ROW_PREFIX}{backend}"
+
+
+def models_to_pair(models: Sequence[ModelFacts]) -> dict[str, list[ModelFacts]]:
+    """Per backend with two or more models, those whose memory together tells the backend's overhead."""
+    by_backend: dict[str, list[ModelFacts]] = {}
+    for model in models:
+        by_backend.setdefault(model.backend, []).append(model)
+    return {backend: found[:_MODELS_PER_BACKEND] for backend, found in by_backend.items() if len(found) > 1}
+
+
+def backend_overhead_bytes(request: MeasureRequest, tools: Tools, models: Sequence[ModelFacts], base_bytes: int) -> int:
+    """used(A) + used(B) - used(A and B) - base, the smallest over neighbouring pairs, at least 0.
+
+    What two models do not share belongs to each: the smallest is safe for all of them.
+    """
+    alone = [_used_bytes(request, tools, [model]) for model in models]
+    together = [_used_bytes(request, tools, pair) for pair in pairwise(models)]
+    overheads = [a + b - both - base_bytes for (a, b), both in zip(pairwise(alone), together, strict=True)]
+    return max(0, min(overheads))
+
+
+def _used_bytes(request: MeasureRequest, tools: Tools, models: Sequence[ModelFacts]) -> int:
+    configurations = {model: Configuration(1, model.max_batch_size, model.queue_delay_us) for model in models}
+    with RunningModels(request, tools, configurations) as running:
+        return running.memory_bytes()

@@ -1,0 +1,103 @@
+"""One load point's window, and the row and remarks that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from planner.domain.profile import ProfileRow
+from planner.domain.serving import LoadMode, LoadResult
+from profiler.devices.cpu import Usage
+from profiler.points import LoadPoint
+from profiler.stats import (
+    PERCENTILES,
+    Stability,
+    percentile_or_none,
+    stability_closed,
+    stability_open,
+    throughput_interval,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one load point's window showed. `peak_bytes` is the server's peak since its start."""
+
+    point: LoadPoint
+    result: LoadResult
+    usage: Usage
+    peak_bytes: int
+    statistics: Mapping[str, Any]
+
+    @property
+    def stability(self) -> Stability:
+        result = self.result
+        if self.point.mode is LoadMode.CLOSED:
+            return stability_closed(result.sent_s, result.latency_s, result.seconds)
+        return stability_open(result.sent_s, result.latency_s, result.seconds, result.offered, result.failed)
+
+    def samples(self) -> dict[str, tuple[float, ...]]:
+        """The raw series: times since the window's start (load) or the first sample (memory and CPU)."""
+        memory, cpu = self.usage.memory_bytes, self.usage.cpu_s
+        return {
+            "sent_s": self.result.sent_s,
+            "latency_s": self.result.latency_s,
+            "memory_time_s": tuple(time_s - memory[0][0] for time_s, _ in memory),
+            "memory_bytes": tuple(float(size) for _, size in memory),
+            "cpu_time_s": tuple(time_s - cpu[0][0] for time_s, _ in cpu),
+            "cpu_s": tuple(cpu_s - cpu[0][1] for _, cpu_s in cpu),
+        }
+
+    def fill(self, row: ProfileRow, *, paid_once_bytes: int, cold_bytes: int) -> ProfileRow:
+        """The row of its configuration and load with what was measured. `paid_once_bytes` is the memory of
+        server and backend, which is not the replica's."""
+        latency_s = self.result.latency_s
+        stability = self.stability
+        p50_ms, p90_ms, p95_ms, p99_ms = (_percentile_ms(latency_s, percent) for percent in PERCENTILES)
+        return replace(
+            row,
+            rate_rps=self._served_rps(stability),
+            latency_mean_ms=sum(latency_s) / len(latency_s) * 1e3 if latency_s else None,
+            latency_p50_ms=p50_ms,
+            latency_p90_ms=p90_ms,
+            latency_p95_ms=p95_ms,
+            latency_p99_ms=p99_ms,
+            memory_bytes=max(0, self.peak_bytes - paid_once_bytes),
+            memory_cold_bytes=max(0, cold_bytes - paid_once_bytes),
+            busy=self.usage.busy,
+            executed_batch_mean=self.statistics["executed_batch_mean"],
+            stable=stability.stable,
+            failed=self.result.failed,
+        )
+
+    def remarks(self) -> dict[str, object]:
+        """What the row has no column for, stored beside Triton's statistics."""
+        result = self.result
+        completed = [sent + latency for sent, latency in zip(result.sent_s, result.latency_s, strict=True)]
+        reasons = [percentile_or_none(result.latency_s, percent).reason for percent in PERCENTILES]
+        return {
+            "point": self.point.name,
+            "window_s": result.seconds,
+            "offered": result.offered,
+            "first_error": result.first_error,
+            "client_busy": result.client_busy,
+            "client_bound": result.client_bound,
+            "unstable": self.stability.reason,
+            "throughput_interval_rps": list(throughput_interval(completed, result.seconds)),
+            "percentiles_absent": [reason for reason in reasons if reason],
+        }
+
+    def _served_rps(self, stability: Stability) -> float:
+        """Answered requests per second; under overload only what was answered within the window."""
+        result = self.result
+        answered = len(result.latency_s)
+        if stability.overloaded:
+            pairs = zip(result.sent_s, result.latency_s, strict=True)
+            answered = sum(sent + latency < result.seconds for sent, latency in pairs)
+        return answered / result.seconds
+
+
+def _percentile_ms(latency_s: tuple[float, ...], percent: int) -> float | None:
+    value_s = percentile_or_none(latency_s, percent).value_s
+    return None if value_s is None else value_s * 1e3

@@ -1,0 +1,163 @@
+"""Bounds that need no search: the area bound of `gpus` and `cost`, and what counting alone shows.
+
+Area: on every device, whatever stands there takes in total at most the whole of each resource. So the sum,
+over models, of the least share of a device that their demand can take is a lower bound of the GPUs in use;
+with each share multiplied by the device's price it is one of the cost. Shares are exact fractions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from math import floor
+
+from planner.domain.layout import Layout
+from planner.domain.objectives import MAXIMISED, integer_value, natural
+from planner.domain.plan import ObjectiveValue
+from planner.domain.problem import DeviceKind, Model, Objective, Problem
+from planner.domain.units import PPM
+from solvers.base import Bound
+from solvers.reduction import Choice, GpuGroup, Reduction
+
+AREA = "area"
+SHARE_SCALE = 10**12  # sums of exact fractions with thousands of denominators would take minutes
+NO_BOUND = Bound(value=None, method="none")
+
+
+class AreaBound:
+    def __init__(self, reduction: Reduction) -> None:
+        self._reduction = reduction
+        self._problem = reduction.problem
+        self._shares = {choice: self._shares_of(choice) for choice in reduction.choices}
+        self._parts = _parts_of_gpus(reduction.groups)
+
+    def value(self, objective: Objective) -> int | None:
+        """A bound in the objective's integer unit, valid where all demand is served; None: none known."""
+        if objective is Objective.GPUS:
+            return self._area(lambda choice: self._parts[choice.kind.name])
+        if objective is Objective.COST:
+            return self._area(lambda choice: self._parts[choice.kind.name] * (choice.kind.cost_microusd_per_hour or 0))
+        if objective is Objective.UNSERVED:
+            return sum(m.priority * PPM for m in self._problem.models if m.peak_mrps and not self._has_choice(m))
+        if objective is Objective.MODELS:
+            hopeless = set(self._reduction.hopeless)
+            return sum(1 for m in self._problem.models if self._has_choice(m) and m.name not in hopeless)
+        return None
+
+    def given(self, layout: Layout | None, place: int) -> int | None:
+        """The bound of the objective at `place`, with the earlier ones fixed at the values of `layout`."""
+        objectives = self._problem.objectives
+        earlier, objective = objectives[:place], objectives[place]
+        if objective in (Objective.GPUS, Objective.COST) and self._problem.allow_unserved:
+            fixed = layout is not None and Objective.UNSERVED in earlier
+            all_served = fixed and layout is not None and integer_value(layout, Objective.UNSERVED) == 0
+            return self.value(objective) if all_served else 0
+        return self.value(objective)
+
+    def _has_choice(self, model: Model) -> bool:
+        return bool(self._reduction.by_model[model.name])
+
+    def _area(self, price: Callable[[Choice], Fraction]) -> int:
+        models = [m for m in self._problem.models if self._has_choice(m)]
+        prices = {choice: price(choice) for choice in self._shares}
+        resources = range(max(map(len, self._shares.values()), default=0))
+        sums = [
+            sum(self._least(model, lambda c, r=r: self._shares[c][r] * prices[c]) for model in models)  # type: ignore[misc]
+            for r in resources
+        ]
+        most = self._problem.max_per_device
+        if most is not None:  # replicas of one model that may not share a device need as many devices
+            sums += [self._least(model, lambda c: prices[c] / most) for model in models]
+        return -(-max(sums, default=0) // SHARE_SCALE)
+
+    def _least(self, model: Model, weight: Callable[[Choice], Fraction]) -> int:
+        """The least total weight of replicas that serve the model, times SHARE_SCALE, rounded down."""
+        weights = [(weight(c), c.capacity_mrps) for c in self._reduction.by_model[model.name]]
+        fractional = min(w / capacity for w, capacity in weights) * model.peak_mrps
+        counted = min(w for w, _ in weights) * self._reduction.fewest_replicas(model)
+        return floor(max(fractional, counted) * SHARE_SCALE)
+
+    def _shares_of(self, choice: Choice) -> tuple[Fraction, ...]:
+        """Of memory, of instances beside each other, and of busy time in every period."""
+        option = choice.option
+        own_instances = option.instances
+        limit = None if choice.max_others is None else choice.max_others + own_instances
+        return (
+            _share(option.memory_bytes, self._free_bytes(choice.kind)),
+            Fraction(0) if limit is None else Fraction(own_instances, limit),
+            *(_share(busy, _busy_limit(choice, p)) for p, busy in enumerate(option.busy_ppm)),
+        )
+
+    def _free_bytes(self, kind: DeviceKind) -> int:
+        """What a device in use leaves at best: it pays the server and at least one backend."""
+        least = min(choice.overhead_bytes for choice in self._reduction.by_kind[kind.name])
+        return kind.memory_bytes - kind.server_base_bytes - least
+
+
+def _parts_of_gpus(groups: Iterable[GpuGroup]) -> dict[str, Fraction]:
+    """A device's part of its GPU, by kind, so that the devices of a GPU never make more than one."""
+    parts: dict[str, Fraction] = {}
+    for group in groups:
+        for kind in group.kinds:
+            parts[kind.name] = min(parts.get(kind.name, Fraction(1)), Fraction(1, len(group.kinds)))
+    return parts
+
+
+def _busy_limit(choice: Choice, period: int) -> int:
+    """All busy time on a device that carries this choice beside others stays at or below this limit."""
+    limit = choice.kind.utilization_ppm
+    if min(map(min, choice.kind.kappa_ppm)) >= PPM:
+        borne = choice.borne_ppm2 + choice.own_ppm2[period]
+        limit = min(limit, borne // PPM)
+    return limit
+
+
+def _share(part: int, whole: int) -> Fraction:
+    """At most 1: alone on its device a replica may take more than it could beside others."""
+    if part == 0:
+        return Fraction(0)
+    return min(Fraction(1), Fraction(part, whole)) if whole > 0 else Fraction(1)
+
+
+def area_bounds(reduction: Reduction, layout: Layout) -> tuple[Bound, ...]:
+    """One bound per objective, valid with the earlier ones fixed at the values of `layout`."""
+    area = AreaBound(reduction)
+    values = [(o, area.given(layout, place)) for place, o in enumerate(reduction.problem.objectives)]
+    return tuple(NO_BOUND if v is None else Bound(value=natural(o, v), method=AREA) for o, v in values)
+
+
+def places_needed(reduction: Reduction, plan: Layout | None) -> list[int]:
+    """How many GPUs of each group some best plan needs at most, by what can be said before any search.
+
+    A plan at hand bounds them by its GPUs and its cost, up to the first objective that may still get better.
+    """
+    problem, groups = reduction.problem, reduction.groups
+    useful = [reduction.useful_replicas(model) for model in problem.models]
+    replicas = None if None in useful else sum(count or 0 for count in useful)
+    sizes = [len(g.gpus) if replicas is None else min(len(g.gpus), replicas) for g in groups]
+    if plan is None:
+        return sizes
+    area = AreaBound(reduction)
+    for place, objective in enumerate(problem.objectives):
+        value = integer_value(plan, objective)
+        if objective is Objective.GPUS:
+            sizes = [min(size, value) for size in sizes]
+        if objective is Objective.COST:
+            sizes = [min(s, value // g.cost) if g.cost else s for s, g in zip(sizes, groups, strict=True)]
+        if value != area.given(plan, place):
+            break
+    used = [sum(gpu[0].gpu in plan.used_gpus for gpu in group.gpus) for group in groups]
+    return [max(pair) for pair in zip(sizes, used, strict=True)]
+
+
+def lexicographic(problem: Problem, layout: Layout) -> tuple[int, ...]:
+    """The objectives as integers to be minimised in their order."""
+    return tuple(integer_value(layout, o) * (-1 if o in MAXIMISED else 1) for o in problem.objectives)
+
+
+def unbounded(problem: Problem, layout: Layout) -> tuple[ObjectiveValue, ...]:
+    """The objectives of a plan on the way, for a progress report."""
+    return tuple(
+        ObjectiveValue(name=o, value=natural(o, integer_value(layout, o)), bound=None, method=NO_BOUND.method)
+        for o in problem.objectives
+    )

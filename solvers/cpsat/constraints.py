@@ -1,0 +1,129 @@
+"""The rules of planner.domain.rules as constraints: one method per rule, by the rule's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from ortools.sat.python import cp_model
+
+from solvers.cpsat.scaling import Term, at_least, at_most
+from solvers.cpsat.variables import Slot, Variables
+from solvers.reduction import Choice
+
+
+class Constraints:
+    """`allowed-gpu` and `fleet` are kept by the reduction: there is no variable for what they forbid."""
+
+    def __init__(self, model: cp_model.CpModel, variables: Variables) -> None:
+        self._model = model
+        self._variables = variables
+        self._problem = variables.reduction.problem
+
+    def add_all(self) -> None:
+        self.gpu_memory()
+        self.gpu_utilization()
+        self.latency()
+        self.one_replica()
+        self.demand()
+        self.replicas()
+        self.symmetry()
+
+    def gpu_memory(self) -> None:
+        for slot in self._variables.slots:
+            paid = {choice.option.backend: choice.overhead_bytes for choice in slot.counts}
+            terms: list[Term] = [(choice.option.memory_bytes, count) for choice, count in slot.counts.items()]
+            terms += [(paid[name], variable) for name, variable in slot.backends.items()]
+            terms.append((slot.kind.server_base_bytes - slot.kind.memory_bytes, slot.used))
+            at_most(self._model, terms, 0)
+
+    def gpu_utilization(self) -> None:
+        """Alone, a replica may take more than the threshold: it then counts as the threshold and shares with none."""
+        for slot in self._variables.slots:
+            limit = slot.kind.utilization_ppm
+            for period in range(len(self._problem.periods)):
+                busy = [(min(c.option.busy_ppm[period], limit), count) for c, count in slot.counts.items()]
+                at_most(self._model, [*busy, (-limit, slot.used)], 0)
+            for choice in slot.counts:
+                if max(choice.option.busy_ppm) > limit:
+                    self._model.add_implication(slot.present[choice], ~slot.shared)
+
+    def latency(self) -> None:
+        for slot in self._variables.slots:
+            self._max_others(slot)
+            for index in range(len(slot.kind.interference_classes)):
+                for period in range(len(self._problem.periods)):
+                    self._tolerance(slot, index, period)
+
+    def one_replica(self) -> None:
+        most = self._problem.max_per_device
+        if most is None:
+            return
+        for slot in self._variables.slots:
+            for row in _by_model(slot.counts):
+                at_most(self._model, [*((1, slot.counts[choice]) for choice in row), (-most, slot.used)], 0)
+
+    def demand(self) -> None:
+        if self._problem.allow_unserved:
+            return
+        for model in self._problem.models:
+            terms = [(choice.capacity_mrps, count) for choice, count in self._variables.of_model(model.name)]
+            at_least(self._model, terms, model.peak_mrps)
+
+    def replicas(self) -> None:
+        """With `allow_unserved` a model may be left out as a whole."""
+        for model in self._problem.models:
+            counts = [count for _, count in self._variables.of_model(model.name)]
+            terms: list[Term] = [(1, count) for count in counts]
+            if model.replicas_max is not None:
+                at_most(self._model, terms, model.replicas_max)
+            if not self._problem.allow_unserved:
+                at_least(self._model, terms, model.replicas_min)
+            elif model.replicas_min > 1:
+                placed = self._model.new_bool_var(f"{model.name} placed")
+                at_least(self._model, [*terms, (-model.replicas_min, placed)], 0)
+                for choice, count in self._variables.of_model(model.name):
+                    most = self._variables.reduction.most_on_device(choice)
+                    at_most(self._model, [(1, count), (-most, placed)], 0)
+
+    def symmetry(self) -> None:
+        """Of like GPUs the first ones are used. An order of their contents as well made the search worse."""
+        for row in self._variables.places:
+            for left, right in pairwise(row):
+                self._model.add_implication(right.used, left.used)
+
+    def _tolerance(self, slot: Slot, index: int, period: int) -> None:
+        """What all replicas on the device take from class `index`, against what each resident of it bears."""
+        added = {choice: choice.added_ppm2[index][period] for choice in slot.counts}
+        shared = max(slot.kind.kappa_ppm[index]) * slot.kind.utilization_ppm
+        largest = max(shared, *added.values(), 0)
+        limits = {c: c.borne_ppm2 + added[c] for c in slot.counts if c.option.interference_class == index}
+        limits = {choice: limit for choice, limit in limits.items() if limit < shared}
+        terms = [(added[choice], count) for choice, count in slot.counts.items()]
+        self._limit_beside(slot, terms, largest, limits)
+
+    def _max_others(self, slot: Slot) -> None:
+        terms = [(choice.option.instances, count) for choice, count in slot.counts.items()]
+        largest = sum(choice.option.instances * most for choice, most in slot.most.items())
+        limits = {c: c.max_others + c.option.instances for c in slot.counts if c.max_others is not None}
+        limits = {choice: limit for choice, limit in limits.items() if limit < largest}
+        self._limit_beside(slot, terms, largest, limits)
+
+    def _limit_beside(self, slot: Slot, terms: Sequence[Term], largest: int, limits: dict[Choice, int]) -> None:
+        """The total stays within `largest` anyway, and within the limit of each choice that is present."""
+        if not limits:
+            return
+        total = self._model.new_int_var(0, largest, "")
+        at_most(self._model, [*terms, (-1, total)], 0)
+        alone = self._problem.max_per_device == 1  # then only one choice of a model can be present
+        rows = _by_model(limits) if alone else [[choice] for choice in limits]
+        for row in rows:
+            less = [(largest - limits[choice], slot.present[choice]) for choice in row]
+            at_most(self._model, [(1, total), *less], largest)
+
+
+def _by_model(choices: Iterable[Choice]) -> list[list[Choice]]:
+    rows: dict[str, list[Choice]] = {}
+    for choice in choices:
+        rows.setdefault(choice.option.model, []).append(choice)
+    return list(rows.values())

@@ -1,0 +1,138 @@
+"""The decisions: how many replicas of each choice stand on each place of each group of like GPUs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ortools.sat.python import cp_model
+
+from planner.domain.plan import Placement
+from planner.domain.problem import Device, DeviceKind, Option
+from solvers.reduction import Choice, GpuGroup, Reduction
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One device. `shared`: it carries two replicas or more.
+
+    `present` is the count itself where at most one replica of a choice may stand here.
+    """
+
+    kind: DeviceKind
+    device: Device
+    used: cp_model.IntVar
+    shared: cp_model.IntVar
+    counts: Mapping[Choice, cp_model.IntVar]
+    most: Mapping[Choice, int]
+    present: dict[Choice, cp_model.IntVar] = field(default_factory=dict)
+    backends: dict[str, cp_model.IntVar] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class GpuPlace:
+    """One GPU of a group. The first ones of a group stand for all that a plan needs: they are alike."""
+
+    used: cp_model.IntVar
+    slots: tuple[Slot, ...]
+
+
+class Variables:
+    """`places` has one row per group of the reduction, with as many GPUs as `sizes` says."""
+
+    def __init__(self, model: cp_model.CpModel, reduction: Reduction, sizes: Sequence[int]) -> None:
+        self._model = model
+        self.reduction = reduction
+        self.places: list[list[GpuPlace]] = [
+            [self._place(gpu) for gpu in group.gpus[:size]] for group, size in zip(reduction.groups, sizes, strict=True)
+        ]
+        self.slots = [slot for row in self.places for place in row for slot in place.slots]
+        self._by_model: dict[str, list[tuple[Choice, cp_model.IntVar]]] = {m.name: [] for m in reduction.problem.models}
+        for slot in self.slots:
+            for choice, count in slot.counts.items():
+                self._by_model[choice.option.model].append((choice, count))
+
+    def of_model(self, name: str) -> Sequence[tuple[Choice, cp_model.IntVar]]:
+        return self._by_model[name]
+
+    def placed(self, value: Callable[[cp_model.IntVar], int]) -> Iterable[tuple[Option, Device]]:
+        for slot in self.slots:
+            for choice, count in slot.counts.items():
+                for _ in range(value(count)):
+                    yield choice.option, slot.device
+
+    def hint(self, placements: Sequence[Placement]) -> None:
+        """Start the search from this plan, the GPUs that it uses brought to the first places of their group."""
+        self._model.clear_hints()  # type: ignore[no-untyped-call]
+        for group, row in zip(self.reduction.groups, self.places, strict=True):
+            contents = _contents(group, placements)
+            empty = [Counter[str]() for _ in group.kinds]
+            for place, content in zip(row, [*contents, *[empty] * len(row)], strict=False):
+                if len(place.slots) > 1:
+                    self._model.add_hint(place.used, int(any(content)))
+                for slot, counts in zip(place.slots, content, strict=True):
+                    self._hint_slot(slot, counts)
+
+    def _hint_slot(self, slot: Slot, counts: Counter[str]) -> None:
+        backends = {c.option.backend for c in slot.counts if counts[c.option.id]}
+        self._model.add_hint(slot.shared, int(counts.total() > 1))
+        self._model.add_hint(slot.used, int(counts.total() > 0))
+        for choice, count in slot.counts.items():
+            self._model.add_hint(count, counts[choice.option.id])
+            if slot.present[choice] is not count:
+                self._model.add_hint(slot.present[choice], int(counts[choice.option.id] > 0))
+        for name, paid in slot.backends.items():
+            self._model.add_hint(paid, int(name in backends))
+
+    def _place(self, gpu: tuple[Device, ...]) -> GpuPlace:
+        slots = tuple(self._slot(device) for device in gpu)
+        if len(slots) == 1:
+            return GpuPlace(slots[0].used, slots)
+        used = self._model.new_bool_var(f"used {gpu[0].gpu}")
+        self._model.add_max_equality(used, [slot.used for slot in slots])
+        return GpuPlace(used, slots)
+
+    def _slot(self, device: Device) -> Slot:
+        model, name = self._model, device.id
+        choices = self.reduction.by_kind[device.kind]
+        most = {choice: self.reduction.most_on_device(choice) for choice in choices}
+        slot = Slot(
+            kind=self.reduction.problem.kind_by_name[device.kind],
+            device=device,
+            used=model.new_bool_var(f"used {name}"),
+            shared=model.new_bool_var(f"shared {name}"),
+            counts={c: model.new_int_var(0, most[c], f"{c.option.id} on {name}") for c in choices},
+            most=most,
+        )
+        for choice, count in slot.counts.items():
+            slot.present[choice] = count if most[choice] <= 1 else self._present(count, most[choice])
+            self._pays_backend(slot, choice)
+        total = cp_model.LinearExpr.sum(list(slot.counts.values()))
+        model.add(total >= slot.used + slot.shared)
+        model.add(total <= slot.used + (sum(most.values()) - 1) * slot.shared)
+        model.add_implication(slot.shared, slot.used)
+        return slot
+
+    def _present(self, count: cp_model.IntVar, most: int) -> cp_model.IntVar:
+        present = self._model.new_bool_var(f"any {count.name}")
+        self._model.add(count >= present)
+        self._model.add(count <= most * present)
+        return present
+
+    def _pays_backend(self, slot: Slot, choice: Choice) -> None:
+        if not choice.overhead_bytes:
+            return
+        name = choice.option.backend
+        if name not in slot.backends:
+            slot.backends[name] = self._model.new_bool_var(f"{name} on {slot.device.id}")
+        self._model.add_implication(slot.present[choice], slot.backends[name])
+
+
+def _contents(group: GpuGroup, placements: Sequence[Placement]) -> list[list[Counter[str]]]:
+    """What stands on each device of the group's GPUs in use, option by option."""
+    by_device: dict[str, Counter[str]] = {}
+    for placement in placements:
+        by_device.setdefault(placement.device, Counter())[placement.option] += 1
+    rows = [[by_device.get(device.id, Counter()) for device in gpu] for gpu in group.gpus]
+    return [row for row in rows if any(row)]

@@ -1,0 +1,174 @@
+"""A first plan in about a second: first fit decreasing in several orders, the best one by the objectives.
+
+Keeps every rule at each step. It proves nothing but the area bound, and says `infeasible` only where some
+model can be served by no device at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import product
+
+from planner.domain.layout import Layout
+from planner.domain.plan import Placement, Status
+from planner.domain.problem import Device, Model, Objective, Problem
+from solvers.base import Progress, SolveOptions, SolveResult
+from solvers.bounds import NO_BOUND, area_bounds, lexicographic, unbounded
+from solvers.packing import Measure, Packing, Score, Sizes
+from solvers.reduction import Reduction, name_placements
+
+# So many questions to devices are worth asking in each phase: a count, not a time, keeps the plan reproducible.
+TRIALS = 300_000
+RETRIES = 10
+
+MEASURES: tuple[Measure, ...] = (max, sum, lambda shares: shares[0], lambda shares: shares[1])
+# Dot product and distance to what is free: Panigrahy et al., Heuristics for Vector Bin Packing (2011).
+SCORES: tuple[Score, ...] = (
+    lambda shares, free: shares[0] * free[0] + shares[1] * free[1],
+    lambda shares, free: -((free[0] - shares[0]) ** 2) - (free[1] - shares[1]) ** 2,
+)
+
+
+class GreedySolver:
+    name = "greedy"
+
+    def solve(self, problem: Problem, options: SolveOptions, progress: Progress) -> SolveResult:
+        """A plan that depends on nothing but the problem: neither on the seed nor on the time limit."""
+        started = time.monotonic()
+        reduction = Reduction(problem)
+        best = first_plan(reduction, progress)
+        if best is None:
+            proven = bool(reduction.hopeless) and not problem.allow_unserved
+            status = Status.INFEASIBLE if proven else Status.NOT_FOUND
+            bounds = (NO_BOUND,) * len(problem.objectives)
+        else:
+            status = Status.FEASIBLE
+            bounds = area_bounds(reduction, Layout(problem, best))
+        runtime_s = time.monotonic() - started
+        return SolveResult(status=status, solver=self.name, placements=best, bounds=bounds, runtime_s=runtime_s)
+
+
+def first_plan(reduction: Reduction, progress: Progress) -> tuple[Placement, ...] | None:
+    """The best of all attempts by the objectives in their order; None where none keeps every rule."""
+    problem = reduction.problem
+    if reduction.hopeless and not problem.allow_unserved:
+        return None
+    search = _Search(reduction, progress)
+    search.fill()
+    search.pack()
+    if search.best is not None and Objective.BALANCE in problem.objectives:
+        search.spread(search.best)
+    return search.best
+
+
+class _Search:
+    def __init__(self, reduction: Reduction, progress: Progress) -> None:
+        self._reduction = reduction
+        self._problem = reduction.problem
+        self._progress = progress
+        self._trials = 0
+        self._key: tuple[int, ...] | None = None
+        self.best: tuple[Placement, ...] | None = None
+
+    def fill(self) -> None:
+        """Fill one device after the other with what goes best with its free memory and busy time."""
+        limit = self._trials + TRIALS
+        for sizes in self._distinct_sizes:
+            order = sorted(self._problem.models, key=sizes.of_replica, reverse=True)
+            for score in SCORES:
+                packing = Packing(self._reduction, sizes, self._devices)
+                failed = packing.fill(order, score)
+                self._trials += packing.trials
+                if failed is None:
+                    self._finish(packing)
+                if self._trials > limit:
+                    return
+
+    def pack(self) -> None:
+        """Place model by model, each replica on the first device where it fits."""
+        self._place(self._devices, spread=False)
+
+    def spread(self, packed: Sequence[Placement]) -> None:
+        """Place model by model over a fixed set of devices, each replica on the least busy one."""
+        objectives = self._problem.objectives
+        before = set(objectives[: objectives.index(Objective.BALANCE)])
+        used = {placement.device for placement in packed}
+        fixed = bool({Objective.GPUS, Objective.COST} & before)
+        devices = [device for device in self._devices if device.id in used or not fixed]
+        if len(packed) * len(devices) <= TRIALS:
+            self._place(devices, spread=True)
+
+    def _place(self, devices: Sequence[Device], *, spread: bool) -> None:
+        limit = self._trials + TRIALS
+        for sizes, order in self._attempts():
+            self._try(sizes, order, devices, spread=spread)
+            if self._trials > limit:
+                return
+
+    @cached_property
+    def _devices(self) -> list[Device]:
+        return [device for group in self._reduction.groups for gpu in group.gpus for device in gpu]
+
+    @cached_property
+    def _sizes(self) -> list[Sizes]:
+        by_cost = _comes_first(self._problem.objectives, Objective.COST, Objective.GPUS)
+        return [Sizes(self._reduction, measure, by_cost=by_cost) for measure in MEASURES]
+
+    @cached_property
+    def _distinct_sizes(self) -> list[Sizes]:
+        """One for each way in which they rank the options."""
+        found: list[Sizes] = []
+        for sizes in self._sizes:
+            if all(sizes.rankings != other.rankings for other in found):
+                found.append(sizes)
+        return found
+
+    def _attempts(self) -> Iterator[tuple[Sizes, list[Model]]]:
+        models = self._problem.models
+        if self._problem.allow_unserved or Objective.MODELS in self._problem.objectives:
+            for sizes in self._sizes:  # many small ones rather than few large ones
+                yield sizes, sorted(models, key=lambda m, s=sizes: s.of_demand(m) / m.priority)  # type: ignore[misc]
+        # Equal pairs first: a size that ranks the options should also order the models.
+        for options_by, models_by in sorted(product(self._sizes, repeat=2), key=lambda pair: pair[0] is not pair[1]):
+            yield options_by, sorted(models, key=models_by.of_replica, reverse=True)
+
+    def _try(self, sizes: Sizes, order: list[Model], devices: Sequence[Device], *, spread: bool) -> None:
+        """Place all models in this order; one that does not fit comes first in the next trial."""
+        for _ in range(RETRIES):
+            packing = Packing(self._reduction, sizes, devices, spread=spread)
+            failed = self._fill(packing, order)
+            self._trials += packing.trials
+            if failed is None or order[0] is failed:
+                break
+            order = [failed, *(model for model in order if model is not failed)]
+        if failed is None:
+            self._finish(packing)
+
+    def _fill(self, packing: Packing, order: Sequence[Model]) -> Model | None:
+        for model in order:
+            if not packing.place(model) and not self._problem.allow_unserved:
+                return model
+        return None
+
+    def _finish(self, packing: Packing) -> None:
+        """Keep it, and once more with further replicas where they count for throughput."""
+        self._keep(packing)
+        objectives = self._problem.objectives
+        if Objective.THROUGHPUT in objectives:
+            rivals = (Objective.GPUS, Objective.COST)
+            packing.grow(new_devices=all(_comes_first(objectives, Objective.THROUGHPUT, o) for o in rivals))
+            self._keep(packing)
+
+    def _keep(self, packing: Packing) -> None:
+        placements = name_placements(self._problem, packing.pairs())
+        layout = Layout(self._problem, placements)
+        key = lexicographic(self._problem, layout)
+        if self._key is None or key < self._key:
+            self._key, self.best = key, placements
+            self._progress.improved(placements, unbounded(self._problem, layout))
+
+
+def _comes_first(objectives: Sequence[Objective], first: Objective, second: Objective) -> bool:
+    return first in objectives and first in objectives[: [*objectives, second].index(second)]

@@ -1,0 +1,221 @@
+"""What of a problem a solver has to look at: options that can be used at all, and GPUs that are alike.
+
+Nothing here decides anything: an option is left out only where it breaks a rule alone on an empty device,
+or where another one of the same model and kind is at least as good in every number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from planner.domain.latency import largest_stretch, tolerance
+from planner.domain.plan import Placement
+from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem
+from planner.domain.units import PPM
+from planner.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """An option that can be used, with the limits of the rule `latency` as they bind.
+
+    `borne_ppm2`: how much busy time of the others, weighed by kappa, it bears, in parts per million
+    squared. `added_ppm2[c][p]`: what it adds for residents of class c in period p. `capacity_mrps` is cut
+    at the model's demand where more would serve nothing.
+    """
+
+    option: Option
+    kind: DeviceKind
+    borne_ppm2: int
+    max_others: int | None
+    capacity_mrps: int
+    added_ppm2: tuple[tuple[int, ...], ...]
+
+    @property
+    def own_ppm2(self) -> tuple[int, ...]:
+        """What it would add for a replica of its own class."""
+        return self.added_ppm2[self.option.interference_class]
+
+    @property
+    def overhead_bytes(self) -> int:
+        return self.kind.backend_overhead_bytes.get(self.option.backend, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuGroup:
+    """GPUs whose devices are the same, kind by kind. `gpus[i][j]` is a device of kind `kinds[j]`."""
+
+    kinds: tuple[DeviceKind, ...]
+    gpus: tuple[tuple[Device, ...], ...]
+
+    @property
+    def cost(self) -> int:
+        return self.kinds[0].cost_microusd_per_hour or 0
+
+
+class Reduction:
+    """A problem, reduced. Order is the problem's everywhere, so that solvers stay deterministic."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        for choice in self.choices:
+            self.most_on_device(choice)  # refuses what would have no end
+
+    @cached_property
+    def choices(self) -> tuple[Choice, ...]:
+        stocked = {d.kind for d in self.problem.devices if not d.cordoned}
+        rows: dict[tuple[str, str], list[Choice]] = {}
+        for option in self.problem.options:
+            choice = usable(self.problem, option) if option.kind in stocked else None
+            if choice is not None:
+                rows.setdefault((option.model, option.kind), []).append(choice)
+        return tuple(choice for row in rows.values() for choice in _undominated(row))
+
+    @cached_property
+    def by_model(self) -> dict[str, tuple[Choice, ...]]:
+        found: dict[str, list[Choice]] = {model.name: [] for model in self.problem.models}
+        for choice in self.choices:
+            found[choice.option.model].append(choice)
+        return {name: tuple(row) for name, row in found.items()}
+
+    @cached_property
+    def by_kind(self) -> dict[str, tuple[Choice, ...]]:
+        found: dict[str, list[Choice]] = {kind.name: [] for kind in self.problem.kinds}
+        for choice in self.choices:
+            found[choice.option.kind].append(choice)
+        return {name: tuple(row) for name, row in found.items()}
+
+    @cached_property
+    def groups(self) -> tuple[GpuGroup, ...]:
+        """Devices that can carry something, by GPU, alike ones together."""
+        by_gpu: dict[str, list[Device]] = {}
+        for device in self.problem.devices:
+            if not device.cordoned and self.by_kind[device.kind]:
+                by_gpu.setdefault(device.gpu, []).append(device)
+        alike: dict[tuple[str, ...], list[tuple[Device, ...]]] = {}
+        for devices in by_gpu.values():
+            ordered = tuple(sorted(devices, key=lambda device: device.kind))
+            alike.setdefault(tuple(d.kind for d in ordered), []).append(ordered)
+        groups = [GpuGroup(tuple(map(self.problem.kind_by_name.__getitem__, k)), tuple(g)) for k, g in alike.items()]
+        for group in groups:
+            if len({kind.cost_microusd_per_hour for kind in group.kinds}) > 1:
+                raise InputError(f"gpu {group.gpus[0][0].gpu!r}: the kinds of its devices must have one cost")
+        return tuple(groups)
+
+    @cached_property
+    def hopeless(self) -> tuple[str, ...]:
+        """Models that no device can carry, or not in the replicas that they may have."""
+        return tuple(model.name for model in self.problem.models if not self._can_be_served(model))
+
+    def _can_be_served(self, model: Model) -> bool:
+        if not model.peak_mrps and not model.replicas_min:
+            return True
+        best = max((c.capacity_mrps for c in self.by_model[model.name]), default=0)
+        return best > 0 and (model.replicas_max is None or model.replicas_max * best >= model.peak_mrps)
+
+    def fewest_replicas(self, model: Model) -> int:
+        """Replicas that serve the whole demand need at least this many."""
+        if self.problem.allow_unserved and not model.peak_mrps:
+            return 0
+        best = max((c.capacity_mrps for c in self.by_model[model.name]), default=1)
+        return max(model.replicas_min, -(-model.peak_mrps // best))
+
+    def useful_replicas(self, model: Model) -> int | None:
+        """Some best plan has no more than these: each further one could go, and nothing would get worse.
+
+        None where every replica counts for throughput.
+        """
+        if Objective.THROUGHPUT in self.problem.objectives:
+            return model.replicas_max
+        least = min((c.capacity_mrps for c in self.by_model[model.name]), default=1)
+        useful = max(1, model.replicas_min, -(-model.peak_mrps // least))
+        return useful if model.replicas_max is None else min(useful, model.replicas_max)
+
+    def most_on_device(self, choice: Choice) -> int:
+        """So many replicas of a choice fit on an empty device."""
+        option, kind = choice.option, choice.kind
+        free = kind.memory_bytes - kind.server_base_bytes - choice.overhead_bytes
+        busy, own = max(option.busy_ppm), max(choice.own_ppm2)
+        limits = [
+            self.problem.max_per_device,
+            self.useful_replicas(self.problem.model_by_name[option.model]),
+            free // option.memory_bytes if option.memory_bytes else None,
+            max(1, kind.utilization_ppm // busy) if busy else None,
+            1 + choice.borne_ppm2 // own if own else None,
+            None if choice.max_others is None else 1 + choice.max_others // option.instances,
+        ]
+        known = [limit for limit in limits if limit is not None]
+        if not known:
+            raise InputError(
+                f"option {option.id!r} takes neither memory nor busy time: any number of its replicas fits",
+                hint="give it its memory, or its model a maximum of replicas",
+            )
+        return min(known)
+
+
+def usable(problem: Problem, option: Option) -> Choice | None:
+    """The option with its binding limits; None where it breaks a rule even alone on an empty device."""
+    kind, model = problem.kind_by_name[option.kind], problem.model_by_name[option.model]
+    overhead = kind.backend_overhead_bytes.get(option.backend, 0)
+    if kind.server_base_bytes + overhead + option.memory_bytes > kind.memory_bytes:
+        return None
+    if model.allowed_gpu and kind.type not in model.allowed_gpu:
+        return None
+    borne, max_others = option.tolerance_ppm, option.max_others
+    if model.latency_bound_us is not None and not kind.calibrated:
+        delay = option.queue_delay_us or 0
+        phi = largest_stretch(option.curve, option.capacity_mrps, model.latency_bound_us, delay)
+        if phi is None:
+            return None
+        measured = tolerance(phi, optimistic=problem.settings.optimistic_latency)
+        borne = min(borne, measured.busy_ppm)
+        known = [limit for limit in (max_others, measured.max_others) if limit is not None]
+        max_others = min(known, default=None)
+    capacity = option.capacity_mrps
+    if model.peak_mrps and Objective.THROUGHPUT not in problem.objectives:
+        capacity = min(capacity, model.peak_mrps)
+    added = tuple(tuple(row[option.interference_class] * busy for busy in option.busy_ppm) for row in kind.kappa_ppm)
+    return Choice(option, kind, borne * PPM, max_others, capacity, added)
+
+
+def _undominated(row: Sequence[Choice]) -> list[Choice]:
+    kept: list[Choice] = []
+    for choice in row:
+        if not any(_at_least_as_good(other, choice) for other in kept):
+            kept = [other for other in kept if not _at_least_as_good(choice, other)]
+            kept.append(choice)
+    return kept
+
+
+def _at_least_as_good(left: Choice, right: Choice) -> bool:
+    a, b = left.option, right.option
+    return (
+        a.backend == b.backend
+        and a.interference_class == b.interference_class
+        and a.memory_bytes <= b.memory_bytes
+        and left.capacity_mrps >= right.capacity_mrps
+        and a.instances <= b.instances
+        and all(x <= y for x, y in zip(a.busy_ppm, b.busy_ppm, strict=True))
+        and left.borne_ppm2 >= right.borne_ppm2
+        and _borne_others(left) >= _borne_others(right)
+    )
+
+
+def _borne_others(choice: Choice) -> float:
+    return float("inf") if choice.max_others is None else choice.max_others
+
+
+def name_placements(problem: Problem, placed: Iterable[tuple[Option, Device]]) -> tuple[Placement, ...]:
+    """Placements in the order of models and devices, with ids that count per model."""
+    models = {model.name: place for place, model in enumerate(problem.models)}
+    devices = {device.id: place for place, device in enumerate(problem.devices)}
+    options = {option.id: place for place, option in enumerate(problem.options)}
+    ordered = sorted(placed, key=lambda pair: (models[pair[0].model], devices[pair[1].id], options[pair[0].id]))
+    counts: dict[str, int] = {}
+    placements = []
+    for option, device in ordered:
+        counts[option.model] = number = counts.get(option.model, 0) + 1
+        placements.append(Placement(replica=f"{option.model}-{number}", option=option.id, device=device.id))
+    return tuple(placements)

@@ -1,0 +1,30 @@
+"""What tests of several folders share: a real tritonserver and real models, fetched on first use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from planner.errors import SetupError
+from profiler.server.find import TritonInstallation, cache_directory, find_triton, install_wheel
+
+BUILD_MODELS = Path(__file__).parent.parent / "examples" / "cpu" / "build_models.py"
+
+
+@pytest.fixture(scope="session")
+def triton() -> TritonInstallation:
+    try:
+        return find_triton()
+    except SetupError:
+        return install_wheel()
+
+
+@pytest.fixture(scope="session")
+def example_models() -> Path:
+    """The model repository of examples/cpu. Shared and kept: copy a model before changing it."""
+    repository = cache_directory() / "example-models"
+    subprocess.run([sys.executable, str(BUILD_MODELS), "-o", str(repository)], check=True)
+    return repository

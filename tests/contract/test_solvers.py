@@ -1,0 +1,198 @@
+"""What every solver promises, on the same problems."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from planner.domain.check import check
+from planner.domain.derive import Origin, derive_plan
+from planner.domain.layout import Layout
+from planner.domain.objectives import MAXIMISED
+from planner.domain.plan import ObjectiveValue, Placement, Status
+from planner.domain.problem import Objective, Problem
+from planner.errors import InputError, PlannerError
+from solvers import registry
+from solvers.base import Progress, SolveOptions, SolveResult
+from solvers.cpsat.solver import CpsatSolver
+from tests.problems import devices, kind, model, option, problem, replicas_of_kinds
+
+QUICK = SolveOptions(time_limit_s=3, workers=1)
+
+
+def _two_kinds() -> Problem:
+    """Four models, two options each, on cheap small and dear big devices; two periods, two backends."""
+    kinds = [
+        kind("big", memory_bytes=24, cost_microusd_per_hour=3_000_000, backend_overhead_bytes={"python": 1}),
+        kind("small", memory_bytes=10, cost_microusd_per_hour=1_000_000, backend_overhead_bytes={"python": 1}),
+    ]
+    models = [model(name, (1500 + 100 * i, 800)) for i, name in enumerate("abcd")]
+    options = [
+        option(m.name, k.name, id=f"{m.name}@{k.name}:{i}", memory_bytes=3 + i, capacity_mrps=800 * (i + 1),
+               busy_ppm=(200_000 * (i + 1), 100_000), backend=("onnxruntime", "python")[place % 2],
+               tolerance_ppm=600_000, max_others=3)
+        for place, m in enumerate(models) for k in kinds for i in range(2)
+    ]  # fmt: skip
+    fleet = [*devices("big", 2), *devices("small", 4)]
+    return problem(models, options, kinds=kinds, fleet=fleet, periods=("day", "night"))
+
+
+FACTORIES: dict[str, Callable[[], Problem]] = {
+    "one": problem,
+    "cost": lambda: replace(_two_kinds(), objectives=(Objective.COST, Objective.GPUS, Objective.BALANCE)),
+    "throughput": lambda: replace(_two_kinds(), objectives=(Objective.THROUGHPUT, Objective.GPUS)),
+    "too-little": lambda: replace(
+        _two_kinds(),
+        devices=devices("small", 2),
+        allow_unserved=True,
+        objectives=(Objective.UNSERVED, Objective.MODELS, Objective.GPUS),
+    ),
+    "packing": lambda: replicas_of_kinds("mixed", 30, 10),
+}
+
+
+@pytest.mark.parametrize("solver", registry.FACTORIES)
+@pytest.mark.parametrize("name", FACTORIES)
+def test_the_plan_passes_the_check_with_its_bounds(solver: str, name: str) -> None:
+    subject = FACTORIES[name]()
+    result = registry.solve(subject, QUICK, Progress(), name=solver)
+    assert result.placements is not None
+    origin = Origin(status=result.status, solver=result.solver, seed=0, runtime_s=result.runtime_s,
+                    bounds=[(b.value, b.method) for b in result.bounds])  # fmt: skip
+    plan = derive_plan(subject, result.placements, origin)
+    assert check(subject, plan) == []
+    for objective in plan.objectives:
+        if objective.bound is not None:
+            sign = -1 if objective.name in MAXIMISED else 1
+            assert sign * objective.bound <= sign * objective.value
+
+
+@pytest.mark.parametrize("solver", registry.FACTORIES)
+def test_the_same_seed_gives_the_same_plan(solver: str) -> None:
+    subject = FACTORIES["cost"]()
+    first, second = (registry.solve(subject, QUICK, Progress(), name=solver) for _ in range(2))
+    assert first.placements == second.placements
+
+
+@pytest.mark.parametrize("solver", registry.FACTORIES)
+def test_a_model_that_fits_nowhere_is_proven_infeasible(solver: str) -> None:
+    subject = problem(options=[option(memory_bytes=13)])
+    assert registry.solve(subject, QUICK, Progress(), name=solver).status is Status.INFEASIBLE
+
+
+@pytest.mark.parametrize(
+    ("solver", "status"),
+    [("greedy", Status.NOT_FOUND), ("cpsat", Status.INFEASIBLE), ("auto", Status.INFEASIBLE)],
+)
+def test_only_a_proof_is_called_infeasible(solver: str, status: Status) -> None:
+    subject = problem([model(demand_mrps=2000)])  # two replicas, one device
+    result = registry.solve(subject, QUICK, Progress(), name=solver)
+    assert (result.status, result.placements) == (status, None)
+
+
+def test_out_of_time_is_not_infeasible() -> None:
+    subject = problem([model(demand_mrps=2000)])
+    result = registry.solve(subject, SolveOptions(time_limit_s=0), Progress(), name="cpsat")
+    assert result.status is Status.NOT_FOUND
+
+
+def test_out_of_time_leaves_the_greedy_plan() -> None:
+    subject = FACTORIES["cost"]()
+    result = registry.solve(subject, SolveOptions(time_limit_s=0), Progress(), name="cpsat")
+    assert result.status is Status.FEASIBLE
+    assert result.placements == registry.solve(subject, QUICK, Progress(), name="greedy").placements
+    assert [bound.method for bound in result.bounds] == ["area", "area", "none"]
+
+
+def test_auto_leaves_large_problems_to_greedy() -> None:
+    messages: list[str] = []
+
+    class Listening(Progress):
+        def message(self, text: str) -> None:
+            messages.append(text)
+
+    result = registry.solve(replicas_of_kinds("mixed", 1500, 150), QUICK, Listening())
+    assert result.solver == "greedy"
+    assert "too many for cpsat" in messages[0]
+
+
+def test_progress_hears_of_better_plans_only() -> None:
+    heard: list[tuple[float, ...]] = []
+
+    class Listening(Progress):
+        def improved(self, placements: tuple[Placement, ...], objectives: tuple[ObjectiveValue, ...]) -> None:
+            assert placements
+            heard.append(tuple(objective.value for objective in objectives))
+
+    subject = FACTORIES["cost"]()
+    registry.solve(subject, QUICK, Listening(), name="cpsat")
+    assert heard
+    assert heard == sorted(set(heard), reverse=True)
+
+
+def test_an_interrupted_search_gives_its_best_plan() -> None:
+    subject = replicas_of_kinds("hard", 200, 40)
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    result = registry.solve(subject, SolveOptions(time_limit_s=60), Progress(), name="cpsat")
+    timer.join()
+    assert result.interrupted
+    assert result.runtime_s < 30
+    assert result.placements is not None
+    assert result.bounds[0].value is not None
+    assert len(Layout(subject, result.placements).devices) >= result.bounds[0].value
+
+
+def test_an_unknown_solver_is_named() -> None:
+    with pytest.raises(InputError, match="'gurobi' is not known"):
+        registry.solve(problem(), QUICK, Progress(), name="gurobi")
+
+
+def test_a_plan_that_breaks_a_rule_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Careless:
+        name = "careless"
+
+        def solve(self, subject: Problem, options: SolveOptions, progress: Progress) -> SolveResult:
+            return SolveResult(status=Status.FEASIBLE, solver=self.name, placements=(), bounds=(), runtime_s=0.0)
+
+    monkeypatch.setitem(registry.FACTORIES, "careless", Careless)
+    with pytest.raises(PlannerError, match="solver careless gave a plan that breaks rules: demand: m: capacity 0"):
+        registry.solve(problem(), QUICK, Progress(), name="careless")
+
+
+def test_replicas_without_end_are_refused() -> None:
+    subject = problem(
+        options=[option(memory_bytes=0, busy_ppm=(0,))], max_per_device=None, objectives=(Objective.THROUGHPUT,)
+    )
+    with pytest.raises(InputError, match="takes neither memory nor busy time"):
+        registry.solve(subject, QUICK, Progress(), name="greedy")
+
+
+def test_greedy_and_the_registry_do_not_load_ortools() -> None:
+    script = (
+        "import sys; from solvers import registry; from solvers.base import *; from tests.problems import problem;"
+        "registry.solve(problem(), SolveOptions(), Progress(), name='greedy');"
+        "sys.exit('ortools' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_throughput_also_adds_what_the_slowest_model_cannot_use() -> None:
+    """b could be doubled although a, which decides the growth factor, fits no second time."""
+    options = [option("a", memory_bytes=8), option("b", memory_bytes=4)]
+    subject = problem(
+        [model("a"), model("b")], options, fleet=devices(count=2),
+        kinds=[kind(memory_bytes=12)], objectives=(Objective.THROUGHPUT,), max_per_device=None,
+    )  # fmt: skip
+    result = CpsatSolver().solve(subject, QUICK, Progress())
+    assert result.status is Status.OPTIMAL
+    capacity = sum(subject.option_by_id[p.option].capacity_mrps for p in result.placements or ())
+    assert capacity == 4000

@@ -1,0 +1,257 @@
+"""Small problems for tests: factories with plain defaults, a hypothesis strategy, and brute force.
+
+Everything is sized by hand: memory in bytes around 10, rates in mrps around 1,000, busy in ppm.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import combinations_with_replacement, product
+
+from hypothesis import strategies as st
+
+from planner.domain.check import check_placements
+from planner.domain.latency import CurvePoint
+from planner.domain.layout import Layout
+from planner.domain.objectives import MAXIMISED, integer_value
+from planner.domain.plan import Placement
+from planner.domain.problem import (
+    SCHEMA_VERSION,
+    Device,
+    DeviceKind,
+    LatencyBasis,
+    Model,
+    Objective,
+    Option,
+    Problem,
+)
+from planner.domain.rules import Rule
+from planner.domain.units import PPM
+
+GIB = 2**30
+DEVICE_RULES = {Rule.GPU_MEMORY, Rule.GPU_UTILIZATION, Rule.LATENCY, Rule.ONE_REPLICA, Rule.ALLOWED_GPU, Rule.FLEET}
+
+
+def kind(name: str = "big", **changes: object) -> DeviceKind:
+    values: dict[str, object] = {
+        "type": name,
+        "profile": name,
+        "memory_bytes": 12,
+        "server_base_bytes": 0,
+        "utilization_ppm": 800_000,
+        "cost_microusd_per_hour": 1_000_000,
+    }
+    return DeviceKind(name=name, **(values | changes))  # type: ignore[arg-type]
+
+
+def devices(kind_name: str = "big", count: int = 1) -> tuple[Device, ...]:
+    return tuple(Device(id=f"{kind_name}/{i}", gpu=f"{kind_name}/{i}", kind=kind_name) for i in range(count))
+
+
+def model(name: str = "m", demand_mrps: int | Sequence[int] | None = 1000, **changes: object) -> Model:
+    demand = (demand_mrps,) if isinstance(demand_mrps, int) else demand_mrps
+    rates = None if demand is None else tuple(demand)
+    values: dict[str, object] = {"percentile": 99, "latency_bound_us": None, "rate_mrps": rates, "demand_mrps": rates}
+    return Model(name=name, **(values | changes))  # type: ignore[arg-type]
+
+
+def option(model_name: str = "m", kind_name: str = "big", **changes: object) -> Option:
+    values: dict[str, object] = {
+        "id": f"{model_name}@{kind_name}",
+        "instances": 1,
+        "max_batch_size": 1,
+        "queue_delay_us": None,
+        "backend": "onnxruntime",
+        "memory_bytes": 4,
+        "capacity_mrps": 1000,
+        "busy_ppm": (100_000,),
+        "tolerance_ppm": PPM,
+        "max_others": None,
+        "curve": (),
+        "latency_basis": LatencyBasis.NONE,
+    }
+    return Option(model=model_name, kind=kind_name, **(values | changes))  # type: ignore[arg-type]
+
+
+def problem(
+    models: Sequence[Model] | None = None,
+    options: Sequence[Option] | None = None,
+    *,
+    kinds: Sequence[DeviceKind] | None = None,
+    fleet: Sequence[Device] | None = None,
+    objectives: Sequence[Objective] = (Objective.GPUS,),
+    **changes: object,
+) -> Problem:
+    """One model on one device, unless told otherwise."""
+    values: dict[str, object] = {"periods": ("all",)}
+    return Problem(
+        schema_version=SCHEMA_VERSION,
+        models=tuple([model()] if models is None else models),
+        kinds=tuple([kind()] if kinds is None else kinds),
+        devices=tuple(devices() if fleet is None else fleet),
+        options=tuple([option()] if options is None else options),
+        objectives=tuple(objectives),
+        **(values | changes),  # type: ignore[arg-type]
+    )
+
+
+def replicas_of_kinds(style: str, replicas: int, kinds_of_replicas: int, seed: int = 0) -> Problem:
+    """The peers' instances: n replicas of T kinds on GPUs of 81,920 MiB; `small`, `mixed` or `hard`."""
+    rng = random.Random(f"{style}-{replicas}-{kinds_of_replicas}-{seed}")
+    counts = [replicas // kinds_of_replicas] * kinds_of_replicas
+    counts[0] += replicas - sum(counts)
+    sizes = list(_hard_sizes(rng, kinds_of_replicas)) if style == "hard" else []
+    models, options = [], []
+    for index, count in enumerate(counts):
+        name = f"kind-{index}"
+        top = {"small": 0.12, "mixed": 0.5}.get(style, 0)
+        memory, busy = sizes[index] if sizes else (rng.uniform(0.01, top), rng.uniform(0.01, top))
+        models.append(model(name, count * 1000, replicas_min=count, replicas_max=count))
+        options.append(
+            option(
+                name,
+                "gpu",
+                memory_bytes=round(memory * 81_920) * 2**20,
+                busy_ppm=(round(busy * 100) * 10_000,),
+            )
+        )
+    gpu = kind("gpu", memory_bytes=81_920 * 2**20, utilization_ppm=PPM)
+    return problem(models, options, kinds=[gpu], fleet=devices("gpu", replicas), max_per_device=None)
+
+
+def _hard_sizes(rng: random.Random, count: int) -> Iterator[tuple[float, float]]:
+    """Triples that fill a GPU exactly in both resources."""
+    while count > 0:
+        memory, busy = ([rng.randint(25, 42) for _ in range(2)] for _ in range(2))
+        triple = [*zip(memory, busy, strict=True), (100 - sum(memory), 100 - sum(busy))]
+        yield from ((m / 100, b / 100) for m, b in triple[:count])
+        count -= 3
+
+
+@st.composite
+def tiny_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None) -> Problem:
+    """Every rule may bind: several kinds, options, backends, periods, interference classes, latency curves."""
+    periods = draw(st.integers(1, 2))
+    classes = draw(st.integers(1, 2))
+    kinds = [_tiny_kind(draw, name, classes) for name in ("big", "small")[: draw(st.integers(1, 2))]]
+    allow_unserved = draw(st.booleans())
+    models = [_tiny_model(draw, name, periods) for name in ("a", "b", "c")[: draw(st.integers(1, 3))]]
+    options = [
+        _tiny_option(draw, m, k.name, f"{m.name}@{k.name}:{i}", periods, classes)
+        for m in models
+        for k in kinds
+        for i in range(draw(st.integers(0 if len(kinds) > 1 else 1, 2)))
+    ]
+    return problem(
+        models,
+        options,
+        kinds=kinds,
+        fleet=_tiny_fleet(draw, kinds),
+        objectives=objectives or _tiny_objectives(draw, allow_unserved),
+        periods=("day", "night")[:periods],
+        allow_unserved=allow_unserved,
+        max_per_device=draw(st.sampled_from([1, 1, 2, None])),
+    )
+
+
+def _tiny_objectives(draw: st.DrawFn, allow_unserved: bool) -> tuple[Objective, ...]:
+    rest = draw(st.permutations([o for o in Objective if o is not Objective.UNSERVED]))
+    chosen = rest[: draw(st.integers(1, 3))]
+    return tuple([Objective.UNSERVED, *chosen] if allow_unserved and draw(st.booleans()) else chosen)
+
+
+def _tiny_kind(draw: st.DrawFn, name: str, classes: int) -> DeviceKind:
+    kappa = st.sampled_from([0, 500_000, PPM, 1_500_000])
+    return kind(
+        name,
+        memory_bytes=draw(st.integers(8, 14)),
+        server_base_bytes=draw(st.integers(0, 2)),
+        utilization_ppm=draw(st.sampled_from([500_000, 800_000, PPM])),
+        backend_overhead_bytes={"onnxruntime": draw(st.integers(0, 2)), "python": draw(st.integers(0, 2))},
+        cost_microusd_per_hour=draw(st.sampled_from([None, 1_000_000, 1_500_000, 3_000_000])),
+        interference_classes=("x", "y")[:classes],
+        kappa_ppm=tuple(tuple(draw(kappa) for _ in range(classes)) for _ in range(classes)),
+        calibrated=draw(st.booleans()),
+    )
+
+
+def _tiny_fleet(draw: st.DrawFn, kinds: Sequence[DeviceKind]) -> list[Device]:
+    fleet = []
+    for k in kinds:
+        slices = draw(st.sampled_from([1, 1, 2]))  # GPUs of two devices each: MIG slices
+        for i in range(draw(st.integers(1, 2))):
+            cordoned = draw(st.sampled_from([False, False, False, True]))
+            fleet += [
+                Device(id=f"{k.name}/{i}/{j}", gpu=f"{k.name}/{i}", kind=k.name, cordoned=cordoned)
+                for j in range(slices)
+            ]
+    return fleet[:3]
+
+
+def _tiny_model(draw: st.DrawFn, name: str, periods: int) -> Model:
+    demand = draw(st.none() | st.tuples(*[st.integers(0, 2500)] * periods))
+    least = draw(st.integers(0, 2))
+    return model(
+        name,
+        demand,
+        replicas_min=least,
+        replicas_max=draw(st.none() | st.integers(max(1, least), 3)),
+        latency_bound_us=draw(st.none() | st.just(1000)),
+        priority=draw(st.integers(1, 3)),
+    )
+
+
+def _tiny_option(draw: st.DrawFn, m: Model, kind_name: str, name: str, periods: int, classes: int) -> Option:
+    capacity = draw(st.integers(500, 2000))
+    curve = (CurvePoint(capacity, draw(st.integers(200, 700))), CurvePoint(capacity * 2, draw(st.integers(400, 1100))))
+    return option(
+        m.name,
+        kind_name,
+        id=name,
+        backend=draw(st.sampled_from(["onnxruntime", "python"])),
+        memory_bytes=draw(st.integers(3, 9)),
+        capacity_mrps=capacity,
+        instances=draw(st.integers(1, 2)),
+        busy_ppm=tuple(draw(st.integers(1, 9)) * 100_000 for _ in range(periods)),
+        tolerance_ppm=draw(st.sampled_from([0, 200_000, 400_000, 700_000, PPM])),
+        max_others=draw(st.sampled_from([None, None, 0, 1, 2])),
+        interference_class=draw(st.integers(0, classes - 1)),
+        curve=curve if m.latency_bound_us is not None else (),
+        latency_basis=LatencyBasis.OPEN if m.latency_bound_us is not None else LatencyBasis.NONE,
+    )
+
+
+def brute_force(subject: Problem) -> tuple[int, ...] | None:
+    """The best objectives of all layouts, as integers to be minimised in their order; None if there is no layout."""
+    contents = [_device_contents(subject, device) for device in subject.devices]
+    best: tuple[int, ...] | None = None
+    for layout in product(*contents):
+        pairs = [(o, d.id) for d, row in zip(subject.devices, layout, strict=True) for o in row]
+        placements = _placements(pairs)
+        if any(v.rule not in DEVICE_RULES for v in check_placements(subject, placements)):
+            continue
+        key = objective_key(subject, placements)
+        best = key if best is None else min(best, key)
+    return best
+
+
+def objective_key(subject: Problem, placements: tuple[Placement, ...]) -> tuple[int, ...]:
+    layout = Layout(subject, placements)
+    return tuple(integer_value(layout, o) * (-1 if o in MAXIMISED else 1) for o in subject.objectives)
+
+
+def _device_contents(subject: Problem, device: Device) -> list[tuple[Option, ...]]:
+    """All sets of replicas that keep the rules of a device, on this one."""
+    own = [o for o in subject.options if o.kind == device.kind]
+    found: list[tuple[Option, ...]] = []
+    for size in range(5):  # the smallest memory is 3 of at most 14 bytes
+        for row in combinations_with_replacement(own, size):
+            broken = {v.rule for v in check_placements(subject, _placements([(o, device.id) for o in row]))}
+            if not broken & DEVICE_RULES:
+                found.append(row)
+    return found
+
+
+def _placements(pairs: Sequence[tuple[Option, str]]) -> tuple[Placement, ...]:
+    return tuple(Placement(replica=f"r{i}", option=o.id, device=d) for i, (o, d) in enumerate(pairs))

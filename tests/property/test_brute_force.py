@@ -1,0 +1,51 @@
+"""Tiny random problems in which every rule may bind: the exact solver against brute force, greedy against check."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from planner.domain.check import check_placements
+from planner.domain.objectives import MAXIMISED, SCALE
+from planner.domain.plan import Status
+from planner.domain.problem import Problem
+from solvers import registry
+from solvers.base import Progress, SolveOptions
+from tests.problems import brute_force, objective_key, tiny_problems
+
+ONE_WORKER = SolveOptions(time_limit_s=30, workers=1)
+SLOW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@SLOW
+@given(tiny_problems())
+def test_cpsat_reaches_the_brute_force_optimum(subject: Problem) -> None:
+    best = brute_force(subject)
+    result = registry.solve(subject, ONE_WORKER, Progress(), name="cpsat")
+    if best is None:
+        assert result.status is Status.INFEASIBLE
+        return
+    assert result.status is Status.OPTIMAL
+    assert result.placements is not None
+    assert objective_key(subject, result.placements) == best
+    assert [abs(bound.value or 0) for bound in result.bounds] == pytest.approx(
+        [abs(value) / SCALE[o] for value, o in zip(best, subject.objectives, strict=True)]
+    )
+
+
+@SLOW
+@given(tiny_problems())
+def test_greedy_keeps_the_rules_and_its_bounds_hold(subject: Problem) -> None:
+    best = brute_force(subject)
+    result = registry.solve(subject, ONE_WORKER, Progress(), name="greedy")
+    if result.placements is None:
+        assert best is None or result.status is Status.NOT_FOUND
+        return
+    assert best is not None
+    assert check_placements(subject, result.placements) == []
+    reached = objective_key(subject, result.placements)
+    assert reached >= best
+    for place, (bound, objective) in enumerate(zip(result.bounds, subject.objectives, strict=True)):
+        if reached[:place] == best[:place] and bound.value is not None:
+            sign = -1 if objective in MAXIMISED else 1
+            assert sign * round(bound.value * SCALE[objective]) <= best[place]

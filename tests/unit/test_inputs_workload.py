@@ -1,0 +1,126 @@
+"""workload.yaml and measure.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from planner.domain.workload import ModelDemand, Workload
+from planner.errors import InputError
+from planner.inputs.measure_config import MeasureConfig, parse_duration, read_measure_config
+from planner.inputs.workload import read_workload
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def read(tmp_path: Path, models: str) -> Workload:
+    path = tmp_path / "workload.yaml"
+    path.write_text(f"schema_version: 1\nmodels:\n{models}\n")
+    return read_workload(path)
+
+
+def test_version_1_is_still_read() -> None:
+    assert read_workload(GOLDEN / "workload-v1.yaml") == Workload(
+        models=(
+            ModelDemand(
+                name="ranker",
+                rates_rps={"day": 1200.0, "night": 100.5},
+                headroom=0.2,
+                latency_bound_ms=25.0,
+                replicas_min=2,
+                replicas_max=8,
+                allowed_gpu=("A100-80", "L4"),
+                priority=3,
+            ),
+            ModelDemand(name="no", rates_rps={"all": 1000.0}, percentile=95, latency_bound_ms=20.0),
+            ModelDemand(name="background", headroom=0.2),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "percentile"), [("latency_p50_ms", 50), ("latency_p90_ms", 90), ("latency_p95_ms", 95)]
+)
+def test_percentile_shorthands(tmp_path: Path, key: str, percentile: int) -> None:
+    (model,) = read(tmp_path, f"  - {{name: a, {key}: 5}}").models
+    assert (model.percentile, model.latency_bound_ms) == (percentile, 5.0)
+
+
+def test_an_unknown_gpu_type_stays_for_the_fleet_to_know(tmp_path: Path) -> None:
+    (model,) = read(tmp_path, "  - {name: a, allowed_gpu: [nvidia-a10g, mine]}").models
+    assert model.allowed_gpu == ("A10G", "mine")
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ("  - {name: a, rate_rps: 1, rates_rps: {day: 1}}", r":3: models\[0\].rates_rps: give rate_rps or rates_rps"),
+        ("  - {name: a, rates_rps: {}}", r"models\[0\].rates_rps: must not be empty"),
+        ("  - {name: a, rates_rps: {all: 1, day: 1}}", r"models\[0\].rates_rps.all: 'all' means every period"),
+        ("  - {name: a, latency_p99_ms: 1, latency: {bound_ms: 2}}", "not both latency_p99_ms and latency"),
+        ("  - {name: a, latency: {percentile: 98, bound_ms: 2}}", "must be 50, 90, 95 or 99, got 98"),
+        ("  - {name: a, latency: {percentile: 99}}", r"models\[0\].latency.bound_ms: is missing"),
+        ("  - {name: a, latency_p99_ms: 0}", "must be more than 0"),
+        ("  - {name: a}\n  - {name: a}", r":4: models\[1\].name: model 'a' is given twice"),
+        ("  - name: a\n    replicas: {min: 3, max: 1}", r":3: models\[0\]: model 'a': replicas need"),
+        ("  - {name: a, replicas: {max: 0}}", r"replicas.max: must be at least 1"),
+        ("  - {name: a, rates_rps: {day: 1, night: 2}}\n  - {name: b, rates_rps: {day: 1}}",
+         r":4: models\[1\].rates_rps: has no rate for night"),
+    ],
+)  # fmt: skip
+def test_contradictions_are_named(tmp_path: Path, models: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, models)
+
+
+def test_measure_version_1_is_still_read() -> None:
+    assert read_measure_config(GOLDEN / "measure-v1.yaml") == MeasureConfig(
+        models=("a", "b"),
+        queue_delays_us=(None, 0, 100),
+        concurrency=(1, 2),
+        open_of="planned",
+        open_levels=(0.5, 1.0, 1.5),
+        budget_s=3840.0,
+        shapes={"a": {"INPUT": (3, 224, 224)}},
+        request_batch_size=2,
+        min_window_s=1.0,
+        max_window_s=5.0,
+    )
+
+
+def test_measure_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "measure.yaml"
+    path.write_text("schema_version: 1\n")
+    assert read_measure_config(path) == MeasureConfig()
+    path.write_text("schema_version: 1\nopen_loop: {of: planned}\n")
+    assert read_measure_config(path).open_levels == (1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("budget: 4x", ":2: budget: '4x' is not a duration; write for example 90s, 4m or 1h30m"),
+        ("budget: 4", "must be a duration"),
+        ("budget: 0s", "is not a duration"),
+        ("open_loop: {levels: [1.5]}", "open_loop.levels: a share of the capacity is at most 1, got 1.5"),
+        ("window: {min_seconds: 40}", "window: min_seconds must not be more than max_seconds"),
+        ("instances: [0]", r"instances\[0\]: must be at least 1"),
+        ("shapes: {a: {x: [-1]}}", r"shapes.a.x\[0\]: must be at least 1"),
+        ("queue_delays_us: [-1]", r"queue_delays_us\[0\]: must be at least 0"),
+        ("instance: [1]", "instance: unknown key; did you mean instances?"),
+        ("closed_loop: {concurency: [1]}", "closed_loop.concurency: unknown key; did you mean concurrency?"),
+    ],
+)
+def test_measure_errors(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "measure.yaml"
+    path.write_text(f"schema_version: 1\n{text}\n")
+    with pytest.raises(InputError, match=message):
+        read_measure_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("4m", 240), ("1h30m", 5400), ("1.5s", 1.5), ("1h1m1s", 3661)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text, where="budget") == seconds

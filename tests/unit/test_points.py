@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from planner.errors import InputError
+from profiler.budget import Budget
+from profiler.points import (
+    Configuration,
+    MeasureRequest,
+    ModelFacts,
+    closed_point,
+    closed_points,
+    configurations,
+    model_digest,
+    open_points,
+    point_key,
+)
+
+RANKER = ModelFacts(
+    name="ranker", path=Path("ranker"), backend="python", max_batch_size=4, queue_delay_us=100, digest="d1"
+)
+REQUEST = MeasureRequest(models=[RANKER], device="cpu-1", cores=1, server_version="2.51")
+
+
+def sizes(request: MeasureRequest, model: ModelFacts) -> list[tuple[int, int, int | None]]:
+    return [(c.instances, c.max_batch_size, c.queue_delay_us) for c in configurations(request, model)]
+
+
+def test_the_grid_is_capped_at_the_models_batch_size_and_starts_with_the_most_telling() -> None:
+    assert sizes(REQUEST, RANKER) == [(1, 4, 100), (1, 1, None), (1, 2, 100), (2, 4, 100), (2, 1, None), (2, 2, 100)]
+
+
+def test_a_model_without_batching_is_measured_as_it_is() -> None:
+    assert sizes(REQUEST, replace(RANKER, max_batch_size=0, queue_delay_us=None)) == [(1, 0, None), (2, 0, None)]
+
+
+def test_without_dynamic_batching_only_the_own_batch_size_is_measured() -> None:
+    assert sizes(REQUEST, replace(RANKER, queue_delay_us=None)) == [(1, 4, None), (2, 4, None)]
+
+
+def test_given_queue_delays_replace_the_models_own() -> None:
+    request = replace(REQUEST, instances=(1,), queue_delays_us=(None, 0, 500), max_batch_sizes=(1, 2))
+    assert set(sizes(request, RANKER)) == {(1, 1, None), (1, 2, None), (1, 2, 0), (1, 2, 500)}
+
+
+def test_batches_smaller_than_a_request_are_left_out() -> None:
+    assert {size for _, size, _ in sizes(replace(REQUEST, request_batch_size=3), RANKER)} == {4}
+
+
+def test_closed_levels_keep_every_instance_busy_with_a_full_batch() -> None:
+    assert [point.concurrency for point in closed_points(Configuration(2, 4, 0))] == [1, 16]
+    assert [point.concurrency for point in closed_points(Configuration(1, 0, None))] == [1, 2]
+
+
+def rates(request: MeasureRequest, capacity_rps: float) -> list[float]:
+    return [round(point.rate_rps or 0.0, 3) for point in open_points(request, "ranker", capacity_rps)]
+
+
+@pytest.mark.parametrize(
+    ("planned_rps", "expected"),
+    [
+        (None, [20, 40, 60, 80]),
+        (10, [10, 20, 30]),
+        (40, [40, 80, 90]),  # 120 is above 0.9 of the capacity
+        (60, [60, 90]),
+        (500, [20, 40, 60, 80, 90]),  # nothing but the limit is left: then the fractions too
+    ],
+)
+def test_open_loop_rates(planned_rps: float | None, expected: list[float]) -> None:
+    planned = {} if planned_rps is None else {"ranker": planned_rps}
+    assert rates(replace(REQUEST, planned_rps=planned), 100.0) == expected
+
+
+def test_a_key_tells_points_apart_but_not_measured_capacities() -> None:
+    configuration = Configuration(1, 4, 100)
+    one, other = (open_points(REQUEST, "ranker", capacity_rps)[0] for capacity_rps in (100.0, 101.0))
+    assert one != other
+    assert point_key(REQUEST, RANKER, configuration, one) == point_key(REQUEST, RANKER, configuration, other)
+    different = {
+        point_key(REQUEST, RANKER, configuration, one),
+        point_key(REQUEST, RANKER, configuration, closed_point(1)),
+        point_key(REQUEST, RANKER, Configuration(1, 4, None), one),
+        point_key(REQUEST, replace(RANKER, digest="d2"), configuration, one),
+        point_key(replace(REQUEST, device="cpu-2"), RANKER, configuration, one),
+        point_key(replace(REQUEST, server_version="2.52"), RANKER, configuration, one),
+        point_key(replace(REQUEST, shapes={"ranker": {"x": [3]}}), RANKER, configuration, one),
+    }
+    assert len(different) == 7
+
+
+def test_a_digest_changes_with_what_triton_loads_and_only_then(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "config.pbtxt").write_text("max_batch_size: 1")
+    (tmp_path / "1" / "model.onnx").write_text("weights")
+    before = model_digest(tmp_path)
+    (tmp_path / "1" / "__pycache__").mkdir()
+    (tmp_path / "1" / "__pycache__" / "model.pyc").write_text("cache")
+    (tmp_path / "README.md").write_text("text")
+    assert model_digest(tmp_path) == before
+    (tmp_path / "1" / "model.onnx").write_text("weightz")
+    assert model_digest(tmp_path) != before
+
+
+@pytest.mark.parametrize("changes", [{"cores": 0}, {"min_window_s": 0.0}, {"min_window_s": 40.0}])
+def test_a_request_that_cannot_be_measured_is_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        replace(REQUEST, **changes)  # type: ignore[arg-type]
+
+
+def test_a_budget_learns_what_a_point_costs() -> None:
+    now = [0.0]
+    budget = Budget(20.0, lambda: now[0])
+    assert budget.has_room(18.0)  # 2 s are the first guess of the cost
+    assert not budget.has_room(18.5)
+    now[0] = 10.0
+    budget.spent(5.0, 10.0)
+    assert budget.has_room(5.0)
+    assert not budget.has_room(5.5)
+    assert Budget(None, lambda: now[0]).has_room(1e9)
