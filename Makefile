@@ -1,4 +1,4 @@
-.PHONY: test lint clean
+.PHONY: demo test lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,6 +8,9 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
+
+demo: $(READY)
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" exec sh examples/cpu/demo.sh
 
 test: $(READY)
 	$(VENV)/bin/python -m coverage erase

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from planner.domain.fleet import Fleet, Gpu, GpuType
 from planner.domain.problem import (
@@ -38,32 +39,40 @@ class BuildSettings:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """`notes` are for the reader; `without_option` says per model why no configuration of it can be planned."""
+    """`notes` are for the reader; `without_option` says in sentences why a model has no configuration to plan with."""
 
     problem: Problem
     notes: tuple[str, ...]
-    without_option: Mapping[str, tuple[str, ...]]
+    without_option: tuple[str, ...]
 
 
-def build(workload: Workload, fleet: Fleet, rows: Sequence[ProfileRow], choice: BuildSettings) -> Built:
+def build(
+    workload: Workload,
+    fleet: Fleet,
+    rows: Sequence[ProfileRow],
+    choice: BuildSettings,
+    *,
+    workload_name: str = "workload",
+) -> Built:
+    """`workload_name` is how errors call the workload: the path of its file."""
     usable = [gpu for gpu in fleet.gpus if not gpu.cordoned]
     if not usable:
         raise InputError("fleet: every GPU is cordoned, there is none to plan on")
-    _require_profiles(workload, fleet, rows)
+    _require_profiles(workload, fleet, rows, workload_name)
     objectives = _objectives(workload, fleet, choice)
     kinds, devices = _devices(fleet, rows, choice)
     periods = workload.periods
     models = tuple(_model(demand, periods) for demand in workload.models)
     options: list[Option] = []
     notes: list[str] = []
-    without: dict[str, tuple[str, ...]] = {}
+    without: list[str] = []
     for model in models:
         found, reasons = _options_on(kinds, model, rows, choice.settings)
         options.extend(found)
         if not found:
-            without[model.name] = tuple(reasons)
+            without.extend(reasons)
         else:
-            notes.extend(f"{model.name}: {reason}" for reason in reasons if reason.endswith(_NOT_PROFILED))
+            notes.extend(reason for reason in reasons if reason.endswith(_NOT_PROFILED))
     _require_server_base(kinds, options, rows, choice)
     problem = Problem(
         schema_version=SCHEMA_VERSION,
@@ -76,32 +85,43 @@ def build(workload: Workload, fleet: Fleet, rows: Sequence[ProfileRow], choice: 
         allow_unserved=choice.allow_unserved or Objective.MODELS in objectives,
         settings=choice.settings,
     )
-    return Built(problem, (*notes, *_digest_notes(rows, workload)), without)
+    return Built(problem, (*notes, *_digest_notes(rows, workload)), tuple(without))
 
 
-_NOT_PROFILED = "has no profile"
+_NOT_PROFILED = "no profile"
+NAMES_SHOWN = 8
 
 
-def _require_profiles(workload: Workload, fleet: Fleet, rows: Sequence[ProfileRow]) -> None:
+def _require_profiles(workload: Workload, fleet: Fleet, rows: Sequence[ProfileRow], where: str) -> None:
     """A model that was measured on none of the types on offer is a mistake, not an infeasible problem."""
     types = sorted({gpu.type for gpu in fleet.gpus})
     for demand in workload.models:
         devices = sorted({row.device for row in rows if row.model == demand.name})
         if not devices:
-            known = ", ".join(sorted({row.model for row in rows if not row.is_overhead})) or "none"
+            known = sorted({row.model for row in rows if not row.is_overhead})
+            near = get_close_matches(demand.name, known, n=3)
+            hint = f"planner measure {demand.name} --device {types[0]}, or planner profiles import FILE"
             raise NotFoundError(
-                f"model {demand.name!r} has no profile; models with profiles: {known}",
-                hint=f"planner measure {demand.name} --device {types[0]}, or planner profiles import FILE",
+                f"{where}: model {demand.name!r} has no profile; models with profiles: {_some(known)}",
+                hint=f"did you mean {' or '.join(near)}? else {hint}" if near else hint,
             )
         if not set(devices) & set(types):
             found = ", ".join(devices)
             raise NotFoundError(
-                f"model {demand.name!r} has no profile on {' or '.join(types)}; it was measured on {found}",
+                f"{where}: model {demand.name!r} has no profile on {' or '.join(types)}; it was measured on {found}",
                 hint=f"planner measure {demand.name} --device {types[0]}",
             )
         for name in demand.allowed_gpu:
             if name not in fleet.types:
-                raise NotFoundError(f"model {demand.name!r}: allowed_gpu names the unknown type {name!r}")
+                raise NotFoundError(
+                    f"{where}: model {demand.name!r}: allowed_gpu names the unknown type {name!r}",
+                    hint=f"the fleet offers {', '.join(types)}",
+                )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more if names else "none"
 
 
 def _objectives(workload: Workload, fleet: Fleet, choice: BuildSettings) -> tuple[Objective, ...]:
@@ -207,10 +227,7 @@ def _options_on(
         options, why = model_options(own, model, kind, settings) if own else ([], [_NOT_PROFILED])
         found.extend(options)
         if not options:
-            reasons.extend(
-                f"on {kind.name} it {reason}" if reason == _NOT_PROFILED else f"on {kind.name}: {reason}"
-                for reason in why
-            )
+            reasons.extend(f"{model.name} on {kind.name}: {reason}" for reason in why)
     return found, list(dict.fromkeys(reasons))
 
 
@@ -250,18 +267,23 @@ def basis_notes(problem: Problem, used: Iterable[Option]) -> list[str]:
     for source in (Source.ESTIMATED, Source.PUBLISHED, Source.IMPORTED):
         count = sum(1 for o in options if o.source.split(":")[0] == source)
         if count:
-            notes.append(f"{count} of {len(options)} replicas rest on {source} profiles")
+            notes.append(f"{_of_replicas(count, len(options))} on {source} profiles")
     kinds = {option.kind for option in options}
     for name in sorted(kinds):
-        overhead_source = problem.kind_by_name[name].overhead_source
-        if overhead_source != Source.MEASURED:
-            notes.append(f"memory of the server and its backends on {name}: {overhead_source}")
+        overhead, _, basis = problem.kind_by_name[name].overhead_source.partition(":")
+        if overhead != Source.MEASURED:
+            detail = f" ({basis.strip()})" if basis else ""
+            notes.append(f"memory of the server and its backends on {name} is {overhead}{detail}")
     closed = sum(1 for o in options if o.latency_basis is LatencyBasis.CLOSED)
     if closed:
-        notes.append(
-            f"{closed} of {len(options)} replicas have latency from closed-loop points: no promise under open traffic"
-        )
+        notes.append(f"{_of_replicas(closed, len(options))} on closed-loop latency: no promise under open traffic")
     if any(not problem.kind_by_name[name].calibrated for name in kinds):
-        limits = "fast limit alone" if problem.settings.optimistic_latency else "the safer of both limits"
-        notes.append(f"uncalibrated: latency beside other models is planned by time dilation, {limits}")
+        limits = "the fast limit alone" if problem.settings.optimistic_latency else "the safer of two limits"
+        notes.append(f"uncalibrated: latency beside other models is planned by {limits}")
     return notes
+
+
+def _of_replicas(count: int, total: int) -> str:
+    if count < total:
+        return f"{count} of {total} replicas rest"
+    return "the only replica rests" if total == 1 else f"all {total} replicas rest"

@@ -16,7 +16,7 @@ import click
 from planner.errors import PlannerError
 
 COMMANDS = (
-    "doctor", "profiles", "solve", "check", "schema",
+    "init", "doctor", "measure", "profiles", "solve", "check", "explain", "emit", "verify", "report", "schema",
 )  # fmt: skip
 INTERRUPTED = 130
 INTERNAL_ERROR = 1

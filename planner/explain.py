@@ -12,7 +12,7 @@ from typing import Protocol
 
 from planner.domain.layout import Layout
 from planner.domain.objectives import integer_value
-from planner.domain.plan import Binding, Placement, Plan, Status
+from planner.domain.plan import Binding, ObjectiveValue, Placement, Plan, Status
 from planner.domain.problem import Device, DeviceKind, Model, Objective, Problem
 from planner.domain.rules import Rule
 from planner.domain.units import PPM, format_bytes
@@ -21,6 +21,9 @@ from planner.domain.units import PPM, format_bytes
 BISECTIONS = 12
 MOST_EXTRA_DEVICES = 1000
 EXTRA = "+extra"
+NO_HELP = "not enough to relax alone"
+NOT_KNOWN = "not known in time whether relaxing it alone would be enough"
+MODELS_NAMED = 5
 
 
 class Answer(Protocol):
@@ -37,18 +40,38 @@ Solve = Callable[[Problem], Answer]
 
 
 def explain_infeasible(problem: Problem, solve: Solve) -> list[str]:
-    """What each rule, relaxed alone, would have to give for a plan to exist, or that it would not help."""
+    """What each rule, relaxed alone, would have to give for a plan to exist; last, those that would not help."""
     any_plan = replace(problem, objectives=(Objective.UNSERVED,))
     relaxations = (_fleet, _demand, _gpu_memory, _gpu_utilization, _latency, _one_replica, _replicas)
-    return [f"{rule}: {text}" for relax in relaxations for rule, text in relax(any_plan, solve)]
+    found = [(rule, text) for relax in relaxations for rule, text in relax(any_plan, solve)]
+    helpful = [f"{rule}: {text}" for rule, text in found if text not in (NO_HELP, NOT_KNOWN)]
+    return [*helpful, *_alone(found, NO_HELP, helpful), *_alone(found, NOT_KNOWN, helpful)]
+
+
+def _alone(found: Sequence[tuple[Rule, str]], verdict: str, helpful: Sequence[str]) -> Iterator[str]:
+    rules = dict.fromkeys(rule.value for rule, text in found if text == verdict)
+    known = {line.split(":")[0] for line in helpful}
+    names = ", ".join(name for name in rules if name not in known)
+    if names:
+        yield f"{verdict}: {names}"
 
 
 def explain_plan(problem: Problem, plan: Plan) -> list[str]:
-    """The rules with hardly any slack left, one sentence each; the tightest of a rule first."""
+    """How good the plan is, and the rules with hardly any slack left, one sentence each; the tightest first."""
     rules = list(dict.fromkeys(binding.rule for binding in plan.binding))
     ordered = sorted(plan.binding, key=lambda b: (rules.index(b.rule), -_used_share(b)))
     lines = [*map(_sentence, ordered), *_unserved_sentences(plan), *_fleet_sentences(problem, plan)]
-    return lines or ["no rule binds: every device has slack in memory, busy time and latency"]
+    none = "no rule binds on a device: each has slack in memory, busy time and latency"
+    return [*map(_quality, plan.objectives), *(lines or [none])]
+
+
+def _quality(objective: ObjectiveValue) -> str:
+    if objective.bound is None:
+        return f"{objective.name}: {objective.value:g}, without a proven bound"
+    if objective.value == objective.bound:
+        return f"{objective.name}: {objective.value:g}, proven to be the best possible ({objective.method})"
+    best = f"{objective.bound:g} ({objective.method})"
+    return f"{objective.name}: {objective.value:g}, no plan does better than {best}"
 
 
 def _used_share(binding: Binding) -> float:
@@ -80,10 +103,10 @@ def _fleet_sentences(problem: Problem, plan: Plan) -> Iterator[str]:
             yield f"{Rule.FLEET}: every {name} is used"
 
 
-def _verdict(answer: Answer, found: str, proven: str) -> str:
+def _verdict(answer: Answer, found: str, proven: str = NO_HELP) -> str:
     if answer.status.has_plan:
         return found
-    return proven if answer.status is Status.INFEASIBLE else "whether it would help was not found in time"
+    return proven if answer.status is Status.INFEASIBLE else NOT_KNOWN
 
 
 def _fleet(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
@@ -130,21 +153,23 @@ def _demand(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
     relaxed = replace(problem, allow_unserved=True)
     answer = solve(relaxed)
     if answer.placements is None:
-        yield Rule.DEMAND, "how much can be served was not found in time"
+        yield Rule.DEMAND, NOT_KNOWN
         return
     layout = Layout(relaxed, answer.placements)
-    short = list(_short(problem.models, layout))
-    together = "served together, at most" if answer.status is Status.OPTIMAL else "served together, at least"
-    for text in short:
-        yield Rule.DEMAND, f"{together} {text}"
+    split = "best split" if answer.status is Status.OPTIMAL else "best split found"
+    served = list(_served(problem.models, layout))
+    for text in served[:MODELS_NAMED]:
+        yield Rule.DEMAND, f"{split}: {text}"
+    if len(served) > MODELS_NAMED:
+        yield Rule.DEMAND, f"{split}: {len(served) - MODELS_NAMED} more models get less than they need"
 
 
-def _short(models: Sequence[Model], layout: Layout) -> Iterator[str]:
+def _served(models: Sequence[Model], layout: Layout) -> Iterator[str]:
+    """Of the models that do not get all: a share that they reach together, not each alone."""
     for model in models:
         missing, peak = layout.missing_mrps(model.name), model.peak_mrps
         if missing:
-            served = peak - missing
-            yield f"{served / peak:.0%} of {model.name} ({served / 1000:g} of {peak / 1000:g} req/s)"
+            yield f"{(peak - missing) / 1000:g} of {peak / 1000:g} req/s of {model.name} ({1 - missing / peak:.0%})"
         elif model.replicas_min and not layout.by_model[model.name]:
             yield f"no replica of {model.name}"
 
@@ -163,7 +188,7 @@ def _gpu_memory(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
 
         amount, answer = _least(solve, with_memory, most)
         found = "" if amount is None else f"each {kind.type} is short by {format_bytes(_rounded_up(amount))}"
-        yield Rule.GPU_MEMORY, _verdict(answer, found, f"no amount of memory more on each {kind.type} would be enough")
+        yield Rule.GPU_MEMORY, _verdict(answer, found)
 
 
 def _rounded_up(amount: int) -> int:
@@ -183,7 +208,7 @@ def _gpu_utilization(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str
 
     amount, answer = _least(solve, with_threshold, PPM - lowest)
     found = "" if amount is None else f"a threshold of {-(-(lowest + amount) // 1000) / 1000:g} would be enough"
-    yield Rule.GPU_UTILIZATION, _verdict(answer, found, "even a threshold of 1 would not be enough")
+    yield Rule.GPU_UTILIZATION, _verdict(answer, found)
 
 
 def _latency(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
@@ -193,8 +218,8 @@ def _latency(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
     options = tuple(replace(o, tolerance_ppm=PPM, max_others=None, curve=()) for o in problem.options)
     models = tuple(replace(m, latency_bound_us=None) for m in problem.models)
     answer = solve(replace(problem, options=options, models=models))
-    found = "if neighbours did not matter there would be a plan: looser latency bounds or calibration may give one"
-    yield Rule.LATENCY, _verdict(answer, found, "even if neighbours did not matter there would be no plan")
+    found = "without latency bounds there would be a plan: looser ones, or calibration, may give one"
+    yield Rule.LATENCY, _verdict(answer, found)
 
 
 def _one_replica(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
@@ -202,10 +227,7 @@ def _one_replica(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
         return
     answer = solve(replace(problem, max_per_device=None))
     found = "several replicas of a model on one device would be enough"
-    yield (
-        Rule.ONE_REPLICA,
-        _verdict(answer, found, "even several replicas of a model on one device would not be enough"),
-    )
+    yield Rule.ONE_REPLICA, _verdict(answer, found)
 
 
 def _replicas(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
@@ -214,7 +236,7 @@ def _replicas(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
     models = tuple(replace(m, replicas_min=min(1, m.replicas_min), replicas_max=None) for m in problem.models)
     answer = solve(replace(problem, models=models))
     found = "without the minimum and maximum numbers of replicas there would be a plan"
-    yield Rule.REPLICAS, _verdict(answer, found, "even with any number of replicas there would be no plan")
+    yield Rule.REPLICAS, _verdict(answer, found)
 
 
 def _with_kind(problem: Problem, changed: DeviceKind) -> Problem:

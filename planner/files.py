@@ -30,9 +30,11 @@ def write_all(texts: Mapping[Path, str]) -> None:
             with explained(named):
                 if path.is_dir():
                     raise InputError(f"{named} is a folder; name a file")
-                if path.exists() and not path.is_file():
-                    path.write_text(text, encoding="utf-8")
+                if named.exists() and not named.is_file():
+                    named.write_text(text, encoding="utf-8")
                     continue
+                if path in fresh:
+                    raise InputError(f"{named} is named twice; name two files")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 fresh[path] = _sibling(path)
                 _write_synced(fresh[path], text)
@@ -50,7 +52,8 @@ def explained(subject: Path) -> Iterator[None]:
     except shutil.Error as error:
         raise SetupError(f"cannot write {subject}: {error.args[0][0][2]}") from error
     except OSError as error:
-        hint = "make room and try again; nothing was changed" if error.errno == errno.ENOSPC else None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "make room and try again; nothing was changed" if full else None
         raise SetupError(f"cannot write {subject}: {error.strerror or error}", hint=hint) from error
 
 
@@ -65,19 +68,33 @@ def whole_folder(target: Path, *, is_ours: Callable[[Path], bool]) -> Iterator[P
         raise InputError(f"{target} is a file; name a folder")
     if path.is_dir() and any(path.iterdir()) and not is_ours(path):
         raise InputError(
-            f"{target} is not empty and was not written by planner emit", hint="name a new or an empty folder"
+            f"{target} is not empty, and not all of it was written by planner emit",
+            hint="name a new or an empty folder",
         )
     fresh = _sibling(path)
     with explained(target):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh.mkdir()
-            yield fresh
+            with _sources_named(fresh):
+                yield fresh
             _sync_tree(fresh)
             _put_in_place(fresh, path)
         finally:
             # After an exchange this is the old folder.
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextmanager
+def _sources_named(written: Path) -> Iterator[None]:
+    """What cannot be read is no fault of the folder that is being written."""
+    try:
+        yield
+    except OSError as error:
+        named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        if named and not any(Path(name).is_relative_to(written) for name in named):
+            raise InputError(f"cannot read {named[0]}: {error.strerror}") from error
+        raise
 
 
 def _sibling(path: Path) -> Path:
@@ -130,7 +147,11 @@ def _put_in_place(fresh: Path, path: Path) -> None:
         # A file system without RENAME_EXCHANGE: for a moment there is no folder of this name.
         old = _sibling(path)
         path.rename(old)
-        fresh.rename(path)
+        try:
+            fresh.rename(path)
+        except BaseException:
+            old.rename(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     _sync(path.parent)
 

@@ -11,7 +11,7 @@ from planner.domain.latency import CurvePoint, largest_stretch, tolerance
 from planner.domain.problem import DeviceKind, LatencyBasis, Model, Option, Settings
 from planner.domain.profile import ProfileRow
 from planner.domain.serving import LoadMode
-from planner.domain.units import PPM, busy_ppm, capacity_mrps, exact, latency_us
+from planner.domain.units import PPM, busy_ppm, capacity_mrps, exact, format_bytes, latency_us
 
 REPLICA_COUNTS_TRIED = 8
 
@@ -57,40 +57,63 @@ def configurations(rows: Iterable[ProfileRow]) -> list[Configuration]:
     return [Configuration(tuple(group)) for group in found.values()]
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a configuration gave no option. `miss`: by how much, against others with the same cause."""
+
+    cause: str
+    miss: float
+    text: str
+
+
+def _nearest(refusals: Iterable[Refusal]) -> list[str]:
+    """One sentence per cause, of the configuration that came nearest: a sweep has hundreds of them."""
+    nearest: dict[str, Refusal] = {}
+    for refusal in refusals:
+        if refusal.cause not in nearest or refusal.miss < nearest[refusal.cause].miss:
+            nearest[refusal.cause] = refusal
+    return [refusal.text for refusal in nearest.values()]
+
+
 def model_options(
     rows: Iterable[ProfileRow], model: Model, kind: DeviceKind, settings: Settings
 ) -> tuple[list[Option], list[str]]:
     """Options that no other one beats in every number, and the reasons why configurations gave none."""
     found: list[Option] = []
-    reasons: list[str] = []
+    refusals: list[Refusal] = []
     for configuration in configurations(rows):
-        options = list(_options_of(configuration, model, kind, settings, reasons))
+        options = list(_options_of(configuration, model, kind, settings, refusals))
         found.extend(options)
-    return _undominated(found), list(dict.fromkeys(reasons))
+    return _undominated(found), _nearest(refusals)
 
 
 def _options_of(
-    configuration: Configuration, model: Model, kind: DeviceKind, settings: Settings, reasons: list[str]
+    configuration: Configuration, model: Model, kind: DeviceKind, settings: Settings, refusals: list[Refusal]
 ) -> Iterator[Option]:
-    if configuration.first.gpus != 1:
-        reasons.append(f"a replica that takes {configuration.first.gpus} GPUs is not supported by this version")
+    first = configuration.first
+    if first.gpus != 1:
+        text = f"a replica that takes {first.gpus} GPUs is not supported by this version"
+        refusals.append(Refusal("gpus", first.gpus, text))
         return
     memory = _replica_memory(configuration, kind)
     if memory > kind.memory_bytes:
-        reasons.append(f"needs {memory:,} bytes of memory, {kind.memory_bytes:,} are usable")
+        text = f"needs at least {format_bytes(memory)} of memory, {format_bytes(kind.memory_bytes)} are usable"
+        refusals.append(Refusal("memory", memory, text))
         return
-    points, basis = _measured_points(configuration, model, settings, reasons)
+    points, basis = _measured_points(configuration, model, settings, refusals)
     curve = tuple(CurvePoint(capacity_mrps(rate), latency) for rate, latency in points)
     rates = _rates(model, [point.rate_mrps for point in curve])
     options = [_option_at(configuration, model, kind, settings, curve, basis, rate) for rate in rates]
     yield from (option for option in options if option is not None)
     if rates and not any(options):
         best, bound = min(point.latency_us for point in curve) / 1000, (model.latency_bound_us or 0) / 1000
-        reasons.append(f"latency objective {bound:g} ms cannot be met: {best:g} ms at best")
+        run = f"{first.instances} x batch {first.max_batch_size}"
+        text = f"a p{model.percentile} of {bound:g} ms cannot be met: {best:.4g} ms at best ({run})"
+        refusals.append(Refusal("latency", best, text))
 
 
 def _measured_points(
-    configuration: Configuration, model: Model, settings: Settings, reasons: list[str]
+    configuration: Configuration, model: Model, settings: Settings, refusals: list[Refusal]
 ) -> tuple[list[tuple[float, int]], LatencyBasis]:
     """(rate, latency in us) by rate, and what they rest on; open-loop points where there are any."""
     for mode in (LoadMode.OPEN, LoadMode.CLOSED):
@@ -99,7 +122,7 @@ def _measured_points(
             known = [(row.rate_rps or 0.0, 0) for row in rows]
             basis = LatencyBasis.NONE
         elif mode is LoadMode.CLOSED and settings.require_open_loop:
-            reasons.append("it was measured in closed loop only, and open-loop points are required")
+            refusals.append(Refusal("closed", 0, "measured in closed loop only, and open-loop points are required"))
             continue
         else:
             known = [
@@ -111,9 +134,10 @@ def _measured_points(
         if known:
             return known, basis
         if rows:
-            reasons.append(f"its p{model.percentile} is not known: too few requests were measured")
-    if not reasons:
-        reasons.append("no stable point was measured")
+            text = f"its p{model.percentile} is not known: too few requests were measured"
+            refusals.append(Refusal("percentile", 0, text))
+    if not refusals:
+        refusals.append(Refusal("unstable", 0, "no stable point was measured"))
     return [], LatencyBasis.NONE
 
 

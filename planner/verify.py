@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -136,11 +136,14 @@ class _Run:
             return [self._device(devices[0], first)]
         with ThreadPoolExecutor(len(devices)) as pool:
             try:
-                return list(pool.map(self._device, devices, range(first, first + len(devices))))
+                runs = [pool.submit(self._device, device, first + place) for place, device in enumerate(devices)]
+                for run in as_completed(runs):
+                    run.result()
             except BaseException:
                 # Leaving the pool waits for its threads: an interruption must not wait for a window's end.
                 self._bench.abort()
                 raise
+        return [run.result() for run in runs]
 
     def _device(self, name: str, number: int) -> DeviceVerification:
         device = self._planned[name]
@@ -194,4 +197,4 @@ class _Run:
 def window_seconds(traffic: DeviceTraffic, settings: VerifySettings) -> float:
     """Long enough for every percentile to have an interval, within the settings' limits."""
     needed = [SAMPLES_TO_SPARE * samples_needed(replica.percentile) / replica.rate_rps for replica in traffic.driven]
-    return float(math.ceil(min(settings.max_seconds, max([settings.min_seconds, *needed]))))
+    return float(min(settings.max_seconds, math.ceil(max([settings.min_seconds, *needed]))))

@@ -12,6 +12,7 @@ from itertools import zip_longest
 
 from planner.domain.profile import SERVER_ROW, Measurement, ProfileRow, ProfileStore
 from planner.domain.serving import LoadMode
+from planner.domain.statistics import samples_needed
 from planner.errors import ServerError
 from profiler import overheads
 from profiler.budget import Budget
@@ -29,7 +30,6 @@ from profiler.points import (
     point_key,
 )
 from profiler.running import Tools
-from profiler.stats import samples_needed
 
 _CLOSED_SAMPLES = 200
 _CLOSED_WINDOW_MAX_S = 10.0
@@ -113,6 +113,7 @@ class _Sweep:
         self._clock = clock
         self._now = now
         self._budget = Budget(request.budget_s, clock)
+        self._without_percentile: set[str] = set()
         self.summary = MeasureSummary()
 
     def run(self) -> None:
@@ -168,18 +169,16 @@ class _Sweep:
 
     def _closed_loop(self, run: ConfigurationRun) -> float:
         """The largest rate over growing concurrency, as long as more of it pays; 0 where nothing worked."""
-        points = closed_points(run.configuration)
-        best_rps = self._closed_rate(run, points[0], 0.0)
-        for point in points[1:]:
+        points = closed_points(self._request, run.configuration)
+        largest = points[-1].concurrency or 1
+        doublings = 0 if self._request.concurrency is not None else _DOUBLINGS_MAX
+        points += [closed_point(largest << doubling) for doubling in range(1, doublings + 1)]
+        best_rps = 0.0
+        for point in points:
             rate_rps = self._closed_rate(run, point, best_rps)
             pays, best_rps = rate_rps > _GROWTH_WORTH_MORE * best_rps, max(best_rps, rate_rps)
-        concurrency = points[-1].concurrency or 1
-        for _ in range(_DOUBLINGS_MAX):
-            if not pays:
+            if not pays and (point.concurrency or 1) >= largest:
                 break
-            concurrency *= 2
-            rate_rps = self._closed_rate(run, closed_point(concurrency), best_rps)
-            pays, best_rps = rate_rps > _GROWTH_WORTH_MORE * best_rps, max(best_rps, rate_rps)
         return best_rps
 
     def _closed_rate(self, run: ConfigurationRun, point: LoadPoint, best_rps: float) -> float:
@@ -238,9 +237,16 @@ class _Sweep:
         """As long as the percentile needs, within the request's limits; BudgetEnded where that does not fit."""
         request = self._request
         if point.rate_rps is not None:
-            needed = samples_needed(request.percentiles.get(run.model.name, 99))
+            percent = request.percentiles.get(run.model.name, 99)
+            needed = samples_needed(percent)
             # three standard deviations more, or every second Poisson window would have too few
             wanted_s, most_s = (needed + 3 * math.sqrt(needed)) / point.rate_rps, request.max_window_s
+            if needed / point.rate_rps > most_s and run.model.name not in self._without_percentile:
+                self._without_percentile.add(run.model.name)
+                self._note(
+                    f"{run.model.name}: no p{percent:g} at {point.rate_rps:.3g} req/s: it needs {needed:,} requests, "
+                    f"windows end at {most_s:g} s (window.max_seconds; a p95 needs {samples_needed(95):,})"
+                )
         else:
             wanted_s, most_s = _CLOSED_SAMPLES / run.expected_rps, min(_CLOSED_WINDOW_MAX_S, request.max_window_s)
         wanted_s = max(request.min_window_s, min(most_s, wanted_s))

@@ -56,6 +56,7 @@ class MeasureRequest:
 
     `queue_delays_us` None keeps each model's own. A model in `planned_rps` (requests per second, headroom
     included) is loaded with multiples of that rate, others with fractions of their measured capacity.
+    `concurrency` None: the search chooses how many requests a closed loop keeps outstanding.
     `percentiles` says per model which latency percentile its windows must support (default 99). `shapes`
     gives per model and input the dimensions that a configuration leaves open. `sampler_cores` keeps the
     memory sampler off the server's cores. `environment` is stored with every point.
@@ -68,6 +69,7 @@ class MeasureRequest:
     instances: Sequence[int] = (1, 2)
     max_batch_sizes: Sequence[int] = (1, 2, 4, 8)
     queue_delays_us: Sequence[int | None] | None = None
+    concurrency: Sequence[int] | None = None
     load_fractions: Sequence[float] = LOAD_FRACTIONS
     planned_rps: Mapping[str, float] = field(default_factory=dict)
     rate_multiples: Sequence[float] = RATE_MULTIPLES
@@ -132,11 +134,12 @@ def configurations(request: MeasureRequest, model: ModelFacts) -> list[Configura
     )
 
 
-def closed_points(configuration: Configuration) -> list[LoadPoint]:
-    """One request at a time; then enough to keep every instance busy with a full batch, and one waiting.
-
-    The sweep goes on doubling while that pays.
+def closed_points(request: MeasureRequest, configuration: Configuration) -> list[LoadPoint]:
+    """The request's own; else one request at a time, then enough to keep every instance busy with a full
+    batch, and one waiting. The sweep goes on doubling from there while that pays.
     """
+    if request.concurrency is not None:
+        return [closed_point(concurrency) for concurrency in sorted(set(request.concurrency))]
     enough = 2 * configuration.instances * max(1, configuration.max_batch_size)
     return [closed_point(1), closed_point(enough)]
 

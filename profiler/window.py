@@ -8,16 +8,11 @@ from typing import Any
 
 from planner.domain.profile import ProfileRow
 from planner.domain.serving import LoadMode, LoadResult
+from planner.domain.statistics import percentile_or_none
+from planner.domain.workload import PERCENTILES
 from profiler.devices.cpu import Usage
 from profiler.points import LoadPoint
-from profiler.stats import (
-    PERCENTILES,
-    Stability,
-    percentile_or_none,
-    stability_closed,
-    stability_open,
-    throughput_interval,
-)
+from profiler.stability import Stability, stability_closed, stability_open, throughput_interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,14 +38,20 @@ class GreedySolver:
         """A plan that depends on nothing but the problem: neither on the seed nor on the time limit."""
         started = time.monotonic()
         reduction = Reduction(problem)
-        best = first_plan(reduction, progress)
+        return self.conclude(reduction, first_plan(reduction, progress), started)
+
+    def conclude(self, reduction: Reduction, best: tuple[Placement, ...] | None, started: float) -> SolveResult:
+        """A plan with what is known of it without a search."""
+        problem = reduction.problem
         if best is None:
             proven = bool(reduction.hopeless) and not problem.allow_unserved
             status = Status.INFEASIBLE if proven else Status.NOT_FOUND
             bounds = (NO_BOUND,) * len(problem.objectives)
         else:
-            status = Status.FEASIBLE
-            bounds = area_bounds(reduction, Layout(problem, best))
+            layout = Layout(problem, best)
+            bounds = area_bounds(reduction, layout)
+            reached = [objective.value for objective in unbounded(problem, layout)]
+            status = Status.OPTIMAL if reached == [bound.value for bound in bounds] else Status.FEASIBLE
         runtime_s = time.monotonic() - started
         return SolveResult(status=status, solver=self.name, placements=best, bounds=bounds, runtime_s=runtime_s)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,17 +42,13 @@ def list_(store: str, as_json: bool, model: str | None, device: str | None, ever
     from planner.profile_views import overheads, summaries
 
     rows = _rows(store, model, device)
-    found = summaries(rows)
     if as_json:
+        found = summaries(rows)
         print_json({"configurations": found, "overheads": overheads(_rows(store, None, device))})
         return
-    shown = found if every else _best_by_instances(found)
-    heads = ["model", "inst", "batch", "points", "peak/s", "p99 ms", "cold MB", "hot MB"]
-    for name in sorted({s.device for s in shown}):
-        print_table(f"{name}: peak stable rate", heads, (_summary_cells(s) for s in shown if s.device == name))
-    if len(shown) < len(found):
-        click.echo(f"{len(found)} configurations in all; --all shows each of them")
-    _print_overheads(_rows(store, None, device))
+    print_summaries(rows, every=every)
+    if model is not None:
+        _print_overheads(_rows(store, None, device))
 
 
 @command.command("show")
@@ -200,6 +196,20 @@ def _confirm(count: int, model: str | None, device: str | None) -> None:
     click.confirm(f"Remove {count} points of {subject}?", abort=True)
 
 
+def print_summaries(rows: Sequence[ProfileRow], *, every: bool) -> None:
+    """A table per device: configurations, or only the best of each instance count, and what servers take."""
+    from planner.profile_views import summaries
+
+    found = summaries(rows)
+    shown = found if every else _best_by_instances(found)
+    heads = ["model", "inst", "batch", "points", "peak/s", "p99 ms", "cold MB", "hot MB"]
+    for name in sorted({s.device for s in shown}):
+        print_table(f"{name}: peak stable rate", heads, (_summary_cells(s) for s in shown if s.device == name))
+    if len(shown) < len(found):
+        click.echo(f"{len(found)} configurations in all; --all shows each of them")
+    _print_overheads(rows)
+
+
 def _best_by_instances(found: list[ConfigurationSummary]) -> list[ConfigurationSummary]:
     best: dict[tuple[str, str, int], ConfigurationSummary] = {}
     for s in found:
@@ -234,7 +244,7 @@ def _compared(s: ConfigurationSummary | None) -> str | None:
     return f"{_number(s.peak_rps)}/s\n{s.instances} x {s.max_batch_size}\n{latency}\n{taken}"
 
 
-def _print_overheads(rows: list[ProfileRow]) -> None:
+def _print_overheads(rows: Sequence[ProfileRow]) -> None:
     from planner.profile_views import overheads
 
     found = overheads(rows)

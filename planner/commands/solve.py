@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from solvers.base import Progress
 
 if TYPE_CHECKING:
     from planner.domain.plan import Plan
-    from planner.domain.problem import Objective, Problem
+    from planner.domain.problem import Objective
     from planner.workflow.planning import Solved, SolveRequest
 
 GPUS_SHOWN = 20
@@ -65,9 +66,10 @@ def command(as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(solved.plan)
     else:
-        _print(solved, options["out"])
+        _print(solved, options)
     if solved.interrupted:
-        raise KeyboardInterrupt(f"the best plan found so far is in {options['out']}")
+        note(f"stopped early: the best plan found so far is in {options['out']}")
+        raise KeyboardInterrupt
 
 
 def _request(options: dict[str, Any]) -> SolveRequest:
@@ -112,35 +114,24 @@ def _objectives(text: str | None) -> tuple[Objective, ...]:
     return tuple(Objective(name) for name in dict.fromkeys(names))
 
 
-def _print(solved: Solved, out: Path) -> None:
-    plan, problem = solved.plan, solved.problem
-    for text in solved.notes:
-        note(text)
-    click.echo(_headline(plan, problem))
-    settings = problem.settings
-    click.echo(
-        f"headroom {settings.headroom:g}, utilization {settings.utilization:g}, reserve {settings.reserve:g}, "
-        f"seed {plan.seed}, {plan.solver} in {plan.runtime_s:.2f} s"
-    )
+def _print(solved: Solved, options: dict[str, Any]) -> None:
+    from planner.commands import plan_view
+
+    plan, problem, out = solved.plan, solved.problem, options["out"]
+    click.echo(plan_view.headline(plan, problem))
+    for line in plan_view.figures(plan, problem, time_limit_s=options["time_limit"], gap=options["gap"]):
+        click.echo(line)
+    click.echo()
     _print_objectives(plan)
-    print_table("Placement", ["gpu", "type", "memory", "busy", "model", "inst x batch", "capacity/s", "p ms", "bound"],
-                _placement_rows(plan, problem))  # fmt: skip
-    hidden = len(plan.gpus) - GPUS_SHOWN
-    if hidden > 0:
-        click.echo(f"… and {hidden} more GPUs, all in {out / 'plan.json'}")
+    if plan.gpus:
+        click.echo("Placement: instances x largest batch, capacity, latency at it of its bound\n")
+    for line in plan_view.placement(plan, problem, GPUS_SHOWN):
+        click.echo(line)
     for entry in plan.unserved:
         click.echo(f"unserved: {entry.model}: {entry.rate_rps:g} req/s, {entry.reason}")
-    click.echo(f"written: {out / 'plan.json'}, {out / 'problem.json'}")
-
-
-def _headline(plan: Plan, problem: Problem) -> str:
-    missing = sum(entry.rate_rps for entry in plan.unserved)
-    unserved = f"{missing:g} req/s of {len(plan.unserved)} models unserved; " if plan.unserved else ""
-    gpus = len({d.gpu for d in problem.devices})
-    cost = plan.summary.cost_usd_per_hour
-    price = "" if cost is None else f", {cost:g} USD/h"
-    summary = plan.summary
-    return f"{unserved}{plan.status.value}: {summary.replicas} replicas on {summary.gpus_used} of {gpus} GPUs{price}"
+    click.echo(f"\nwritten: {out / 'plan.json'}, {out / 'problem.json'}")
+    for text in solved.notes:
+        note(text)
 
 
 def _print_objectives(plan: Plan) -> None:
@@ -152,29 +143,11 @@ def _print_objectives(plan: Plan) -> None:
     print_table("Objectives", ["objective", "value", "bound", "gap", "proved by"], rows)
 
 
-def _placement_rows(plan: Plan, problem: Problem) -> Iterable[tuple[Any, ...]]:
-    from planner.domain.units import format_bytes
-
-    replicas = {replica.id: replica for replica in plan.replicas}
-    for gpu in plan.gpus[:GPUS_SHOWN]:
-        for device in gpu.devices:
-            memory = f"{format_bytes(device.memory_bytes_used)} of {format_bytes(device.memory_bytes_capacity)}"
-            head: tuple[Any, ...] = (device.device, gpu.type, memory, f"{device.busy:.0%}")
-            for name in device.replicas:
-                replica = replicas[name]
-                latencies = [p.latency_ms for p in replica.periods if p.latency_ms is not None]
-                bound = problem.model_by_name[replica.model].latency_bound_us
-                yield (*head, replica.model, f"{replica.instances} x {replica.max_batch_size}",
-                       f"{replica.capacity_rps:.4g}", f"{max(latencies):.1f}" if latencies else None,
-                       None if bound is None else f"{bound / 1000:g}")  # fmt: skip
-                head = ("", "", "", "")
-
-
 class _Reporter(Progress):
     """Progress on standard error, on a terminal only."""
 
     def __init__(self) -> None:
-        self._shown = click.get_text_stream("stderr").isatty()
+        self._shown = sys.stderr.isatty()
 
     def improved(self, placements: object, objectives: Iterable[Any]) -> None:
         if self._shown:

@@ -44,7 +44,10 @@ def command(as_json: bool, **options: Any) -> None:
     from planner.verify_table import verification_table
     from planner.workflow.serving import verify_plan
 
-    found, path = verify_plan(_request(options), _reporter())
+    try:
+        found, path = verify_plan(_request(options), _reporter())
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("no verification was written") from None
     if as_json:
         print_json({**to_json(found), "complete": found.complete})
     else:

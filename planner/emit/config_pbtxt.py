@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -42,6 +43,8 @@ def read_config(path: Path) -> ModelConfig:
         raise NotFoundError(f"{path} does not exist", hint="every model needs a config.pbtxt") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a text file") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     try:
         config: ModelConfig = text_format.Parse(text, ModelConfig())
     except text_format.ParseError as error:
@@ -120,13 +123,22 @@ def write_config(config: ModelConfig, path: Path) -> None:
     unfinished.replace(path)
 
 
-def write_model(source: Path, target: Path, config: ModelConfig) -> None:
-    """A model folder with `config`, and links to everything else in `source`."""
+def write_model(source: Path, target: Path, config: ModelConfig, *, copy: bool = False) -> None:
+    """A model folder with `config`, and links to everything else in `source`, or copies of it."""
     target.mkdir(parents=True)
     for entry in sorted(source.iterdir()):
         if entry.name != CONFIG_NAME:
-            (target / entry.name).symlink_to(entry.resolve())
+            _place(entry, target / entry.name, copy=copy)
     write_config(config, target / CONFIG_NAME)
+
+
+def _place(entry: Path, target: Path, *, copy: bool) -> None:
+    if not copy:
+        target.symlink_to(entry.resolve())
+    elif entry.is_dir():
+        shutil.copytree(entry, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy2(entry, target)
 
 
 def queue_delay_us(config: ModelConfig) -> int | None:

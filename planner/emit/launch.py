@@ -57,8 +57,10 @@ any_alive() {{
     return 1
 }}
 
+# $! may be a server that a signal kept from being counted.
 stop() {{
     trap '' INT TERM HUP
+    pids="$pids ${{!:-}}"
     # shellcheck disable=SC2086  # one word per server
     kill -TERM $pids 2>/dev/null
     while [ "$seconds_to_stop" -gt 0 ] && any_alive; do

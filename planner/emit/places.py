@@ -10,9 +10,11 @@ from planner.domain.plan import Plan, PlannedDevice, Replica
 from planner.domain.problem import Problem
 from planner.errors import InputError
 
-# One path component that needs no quoting in YAML, in a URL or in a file system.
+# One path component that needs no quoting in YAML, in a URL, in a shell or in a file system.
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_CPU_TYPE = re.compile(r"cpu-(\d+)")
+# A plan file may come from anywhere, and these end up in a shell script.
+_SAFE_DEVICE = re.compile(r"[A-Za-z0-9_.+@/-]+")
+_CPU_TYPE = re.compile(r"cpu-([1-9]\d*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,13 @@ def places(problem: Problem, plan: Plan) -> list[Place]:
     found = []
     for gpu in plan.gpus:
         node, _, index = gpu.gpu.rpartition("/")
-        if not index.isdigit():
+        if not index.isdecimal():
             raise InputError(f"gpu {gpu.gpu!r} is not named node/index, so its server cannot be told where to run")
         for device in gpu.devices:
             own = tuple(replicas[name] for name in device.replicas)
-            _require_names(device.device, node, own)
-            found.append(Place(device, node, int(index), _folder(index, device), cores.get(device.device), own))
+            folder = _folder(index, device)
+            _require_names(device.device, node, folder, own)
+            found.append(Place(device, node, int(index), folder, cores.get(device.device), own))
     return found
 
 
@@ -77,9 +80,12 @@ def _folder(index: str, device: PlannedDevice) -> str:
     return f"gpu{index}-{device.profile.rpartition('/')[2]}-at{device.start}"
 
 
-def _require_names(device: str, node: str, replicas: tuple[Replica, ...]) -> None:
+def _require_names(device: str, node: str, folder: str, replicas: tuple[Replica, ...]) -> None:
     if not _SAFE_NAME.fullmatch(node):
         raise InputError(f"node {node!r} cannot name a folder", hint="letters, digits, dots, dashes, underscores")
+    for name in (device, folder):
+        if not _SAFE_DEVICE.fullmatch(name):
+            raise InputError(f"device {name!r}: its name may hold letters, digits and . _ - + @ / alone")
     models = [replica.model for replica in replicas]
     for name in models:
         if name in ("", ".", "..") or "/" in name or "\0" in name:

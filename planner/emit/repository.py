@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import difflib
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planner.domain.plan import Plan, Replica
 from planner.domain.problem import Problem
-from planner.emit.config_pbtxt import CONFIG_NAME, configure, read_config, write_config
+from planner.emit.config_pbtxt import CONFIG_NAME, configure, ensemble_members, read_config, write_model
 from planner.emit.launch import launch_script
 from planner.emit.places import Place, places
 from planner.emit.routing import is_routing, routing
 from planner.errors import InputError, NotFoundError, PlannerError
 from planner.files import whole_folder
 from planner.plan_files import json_text
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 ROUTING_FILE = "routing.json"
 LAUNCH_FILE = "launch.sh"
@@ -33,8 +36,9 @@ def emit(
 ) -> list[Place]:
     """Write the folder `out`, whole or not at all, and say what stands where.
 
-    A folder that an earlier emit wrote is replaced in one step. InputError or NotFoundError for what is wrong
-    with the models, an unknown target or a foreign folder; SetupError where it cannot be written.
+    A folder that an earlier emit wrote, and that holds nothing else, is replaced in one step. InputError or
+    NotFoundError for what is wrong with the models, an unknown target or a foreign folder; SetupError where it
+    cannot be written.
     """
     _require_known(targets)
     if not source_repository.is_dir():
@@ -62,13 +66,8 @@ def _write_repository(place: Place, source: Path, target: Path, *, copy: bool) -
 
 
 def _write_model(replica: Replica, place: Place, source: Path, target: Path, *, copy: bool) -> None:
-    _require_model(source, replica.model)
-    config = read_config(source / CONFIG_NAME)
-    if config.name != replica.model:
-        raise InputError(
-            f"{source / CONFIG_NAME}: its name is {config.name!r}, but Triton calls a model by its folder",
-            hint=f"write name: {json.dumps(replica.model)}, or leave the line out",
-        )
+    config = _read_source(source, replica.model)
+    _require_members(config, place)
     configured = configure(
         config,
         instances=replica.instances,
@@ -77,22 +76,30 @@ def _write_model(replica: Replica, place: Place, source: Path, target: Path, *, 
         kind="KIND_GPU" if place.cores is None else "KIND_CPU",
         gpus=(0,) if place.cores is None else (),
     )
-    target.mkdir()
-    for entry in sorted(source.iterdir()):
-        if entry.name != CONFIG_NAME:
-            _place(entry, target / entry.name, copy=copy)
-    write_config(configured, target / CONFIG_NAME)
+    write_model(source, target, configured, copy=copy)
     if read_config(target / CONFIG_NAME) != configured:
         raise PlannerError(f"the configuration written for {replica.model!r} does not read back as it was meant")
 
 
-def _place(entry: Path, target: Path, *, copy: bool) -> None:
-    if not copy:
-        target.symlink_to(entry.resolve())
-    elif entry.is_dir():
-        shutil.copytree(entry, target, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
-        shutil.copy2(entry, target)
+def _read_source(source: Path, model: str) -> ModelConfig:
+    _require_model(source, model)
+    config = read_config(source / CONFIG_NAME)
+    if config.name != model:
+        raise InputError(
+            f"{source / CONFIG_NAME}: its name is {config.name!r}, but Triton calls a model by its folder",
+            hint=f"write name: {json.dumps(model)}, or leave the line out",
+        )
+    return config
+
+
+def _require_members(config: ModelConfig, place: Place) -> None:
+    for member in ensemble_members(config):
+        if member not in place.models:
+            raise InputError(
+                f"ensemble {config.name!r} on {place.device.device} calls {member!r}, "
+                "which the plan does not place there",
+                hint="a server runs an ensemble only where it has all of its members",
+            )
 
 
 def _require_model(source: Path, model: str) -> None:
@@ -130,7 +137,9 @@ def _require_apart(source: Path, out: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
+    """Whether an emit wrote it, and nobody put anything of theirs beside the nodes."""
     try:
-        return is_routing(json.loads((folder / ROUTING_FILE).read_text(encoding="utf-8")))
+        written = is_routing(json.loads((folder / ROUTING_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False
+    return written and all(entry.name == ROUTING_FILE or (entry / LAUNCH_FILE).is_file() for entry in folder.iterdir())

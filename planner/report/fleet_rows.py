@@ -48,6 +48,18 @@ class FleetRows:
     free: tuple[tuple[str, int], ...]
 
 
+def unknown_name(problem: Problem, plan: Plan) -> str | None:
+    """Why the plan cannot be drawn on this problem's fleet; None where it can."""
+    for replica in plan.replicas:
+        option = problem.option_by_id.get(replica.option)
+        if option is None or option.model != replica.model:
+            return f"replica {replica.id!r} has the option {replica.option!r}, which its model does not have"
+        for device in replica.devices:
+            if device not in problem.device_by_id:
+                return f"replica {replica.id!r} stands on {device!r}, which the fleet does not have"
+    return None
+
+
 def fleet_rows(problem: Problem, plan: Plan) -> FleetRows:
     loaded = Layout(problem, plan.placements()).devices
     used = {one.device.gpu for one in loaded}
@@ -75,10 +87,10 @@ def _by_packing(loaded: Sequence[LoadedDevice]) -> list[list[LoadedDevice]]:
 def _row(same: Sequence[LoadedDevice]) -> Row:
     one = same[0]
     period = max(range(len(one.replicas[0].option.busy_ppm)), key=one.busy_ppm)
-    others = f" and {len(same) - 1} more" if len(same) > 1 else ""
+    many = len(same) > 1
     return Row(
-        label=one.device.id,
-        detail=one.kind.profile + others,
+        label=f"{len(same):,} x {one.kind.profile}" if many else one.device.id,
+        detail=f"{one.device.id} + {len(same) - 1:,} more" if many else one.kind.profile,
         count=len(same),
         memory_bytes_used=one.memory_bytes_used,
         memory_bytes_capacity=one.kind.memory_bytes,

@@ -8,20 +8,20 @@ from planner.domain.plan import Plan
 
 # (light, ink on it), (dark, ink on it). Neighbours in this order are told apart with any colour vision.
 _HUES = (
-    ("#2a78d6", "#ffffff", "#3987e5", "#ffffff"),
+    ("#2470c9", "#ffffff", "#3987e5", "#0b0b0b"),
     ("#1baf7a", "#0b0b0b", "#199e70", "#0b0b0b"),
     ("#eda100", "#0b0b0b", "#c98500", "#0b0b0b"),
     ("#008300", "#ffffff", "#008300", "#ffffff"),
     ("#4a3aa7", "#ffffff", "#9085e9", "#0b0b0b"),
-    ("#e34948", "#ffffff", "#e66767", "#0b0b0b"),
-    ("#e87ba4", "#0b0b0b", "#d55181", "#ffffff"),
-    ("#eb6834", "#0b0b0b", "#d95926", "#ffffff"),
+    ("#e34948", "#0b0b0b", "#e66767", "#0b0b0b"),
+    ("#e87ba4", "#0b0b0b", "#d55181", "#0b0b0b"),
+    ("#eb6834", "#0b0b0b", "#d95926", "#0b0b0b"),
 )
 OTHER = "other"
 
 _ROLES_LIGHT = (
-    "--paper:#fcfcfb;--ink:#0b0b0b;--ink2:#52514e;--ink3:#767570;--line:#e1e0d9;--track:#eeede8;--once:#b4b2aa;"
-    "--other:#8d8b84;--other-ink:#ffffff;--limit:#b3261e;--good:#006300;--bad:#b3261e;--warn:#8a5a00"
+    "--paper:#fcfcfb;--ink:#0b0b0b;--ink2:#52514e;--ink3:#6b6a66;--line:#e1e0d9;--track:#eeede8;--once:#c9c7bf;"
+    "--other:#a3a199;--other-ink:#0b0b0b;--limit:#b3261e;--good:#006300;--bad:#b3261e;--warn:#8a5a00"
 )
 _ROLES_DARK = (
     "--paper:#1a1a19;--ink:#ffffff;--ink2:#c3c2b7;--ink3:#96948b;--line:#33322f;--track:#2c2c2a;--once:#5c5a54;"

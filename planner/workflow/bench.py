@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,10 +136,10 @@ def _stubs(server_pid: int) -> Iterator[tuple[int, str]]:
     """Processes of the Python backend and their models; the command line names <model>/<version>/model.py."""
     import psutil
 
-    for child in psutil.Process(server_pid).children(recursive=True):
-        try:
-            words = child.cmdline()
-        except psutil.NoSuchProcess:
-            continue
-        if len(words) > 1 and Path(words[0]).name == STUB_NAME:
-            yield child.pid, Path(words[1]).parent.parent.name
+    # Either may end at any moment; whoever drives the server finds out.
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(server_pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                words = child.cmdline()
+                if len(words) > 1 and Path(words[0]).name == STUB_NAME:
+                    yield child.pid, Path(words[1]).parent.parent.name

@@ -9,6 +9,9 @@ from itertools import islice
 
 from planner.errors import InputError, SetupError
 
+_FIT_NOTE = "devices and load generator do not fit on distinct cores: the devices ran one after another"
+_GPU_NOTE = "devices ran one after another, so that the load generator was each GPU's alone"
+
 
 @dataclass(frozen=True, slots=True)
 class CoreShare:
@@ -31,7 +34,7 @@ def share_cores(counts: Mapping[str, int | None], usable: Sequence[int], wanted:
     """Cores for every device. `counts`: cores of a CPU device, None for a GPU. `wanted`: the cores for devices,
     empty for the first ones that are usable.
 
-    All devices at the same time where they and the generator get distinct cores, else one after another.
+    CPU devices run at the same time where they and the generator get distinct cores, all else one after another.
     """
     _require_usable(wanted, usable)
     pool = list(wanted) or list(usable)
@@ -62,7 +65,7 @@ def _one_after_another(counts: Mapping[str, int | None], pool: Sequence[int], us
     shares = {}
     notes = []
     if len(counts) > 1:
-        notes.append("devices and load generator do not fit on distinct cores: the devices ran one after another")
+        notes.append(_FIT_NOTE if all(counts.values()) else _GPU_NOTE)
     for device, count in counts.items():
         own = tuple(pool[: count or 0])
         rest = tuple(core for core in usable if core not in own)
@@ -83,6 +86,6 @@ def _require_enough(counts: Mapping[str, int | None], pool: Sequence[int]) -> No
     for device, count in counts.items():
         if count is not None and count > len(pool):
             raise SetupError(
-                f"{device} needs {count} cores, {len(pool)} are there",
-                hint="verify this device on a machine that has them: --device names the devices to verify",
+                f"{device} needs {count} cores, there are {len(pool)}",
+                hint="run it on a machine that has them; --device chooses what runs here",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from solvers.base import Progress, SolveOptions, SolveResult
 DEFAULT_WORKLOAD = Path("workload.yaml")
 DEFAULT_FLEET = Path("fleet.yaml")
 DEFAULT_STORE = "sqlite:///profiles.db"
-EXPLAIN_SECONDS = 10.0
+EXPLAIN_SECONDS = 30.0
+EXPLAIN_SECONDS_EACH = 10.0
 RATELESS = frozenset({Objective.MODELS, Objective.THROUGHPUT})
 
 
@@ -55,17 +57,19 @@ def solve(request: SolveRequest, progress: Progress) -> Solved:
 
     rows = _profiles(request)
     fleet, notes = _fleet(request)
-    built = build(_workload(request, rows), fleet, rows, request.build)
+    workload = _workload(request, rows)
+    name = str(request.workload or DEFAULT_WORKLOAD)
+    built = build(workload, fleet, rows, _with_headroom(request.build, workload), workload_name=name)
     result = registry.solve(built.problem, request.solve, progress, name=request.solver)
     if result.placements is None:
-        raise _no_plan(built, result, request)
+        raise _no_plan(built, result, request, progress)
     plan = _checked_plan(built.problem, result, result.placements, request.solve.seed)
     write_plan(request.out, built.problem, plan)
     used = [built.problem.option_by_id[p.option] for p in result.placements]
     return Solved(
         problem=built.problem,
         plan=plan,
-        notes=(*notes, *built.notes, *basis_notes(built.problem, used)),
+        notes=(*notes, *built.without_option, *built.notes, *basis_notes(built.problem, used)),
         interrupted=result.interrupted,
     )
 
@@ -132,20 +136,50 @@ def _checked_plan(problem: Problem, result: SolveResult, placements: tuple[Place
     return plan
 
 
-def _no_plan(built: Built, result: SolveResult, request: SolveRequest) -> NoPlanError:
+def _no_plan(built: Built, result: SolveResult, request: SolveRequest, progress: Progress) -> NoPlanError:
+    if result.status is not Status.INFEASIBLE:
+        text = f"no plan was found in {request.solve.time_limit_s:g} s; whether there is one is not known"
+        return NoPlanError(text, status=result.status.value, reasons=built.without_option)
+    reasons = built.without_option
+    text = f"infeasible: no placement on {_offer(built.problem)} keeps every rule"
+    if not reasons:
+        progress.message("infeasible; looking for what would be enough")
+        try:
+            reasons = tuple(_reasons(built.problem, request))
+        except KeyboardInterrupt:
+            text += " (stopped while looking for what would be enough)"
+    return NoPlanError(text, status=result.status.value, reasons=reasons)
+
+
+def _reasons(problem: Problem, request: SolveRequest) -> list[str]:
+    """Each relaxation is a solve of its own: after a time in all, the rest is left unanswered."""
     from planner.explain import explain_infeasible
     from solvers import registry
 
-    reasons = [f"{model}: {why}" for model, whys in built.without_option.items() for why in whys]
-    if result.status is Status.INFEASIBLE and not reasons:
-        seconds = min(EXPLAIN_SECONDS, request.solve.time_limit_s)
+    deadline = time.monotonic() + min(EXPLAIN_SECONDS, request.solve.time_limit_s)
+
+    def answer(relaxed: Problem) -> SolveResult:
+        seconds = min(EXPLAIN_SECONDS_EACH, deadline - time.monotonic())
+        if seconds <= 0:
+            return SolveResult(
+                status=Status.NOT_FOUND, solver=request.solver, placements=None, bounds=(), runtime_s=0.0
+            )
         options = replace(request.solve, time_limit_s=seconds)
-        reasons = explain_infeasible(
-            built.problem, lambda relaxed: registry.solve(relaxed, options, Progress(), name=request.solver)
-        )
-    text = (
-        "infeasible: no placement on this fleet keeps every rule"
-        if result.status is Status.INFEASIBLE
-        else f"no plan was found in {request.solve.time_limit_s:g} s; whether there is one is not known"
-    )
-    return NoPlanError(text, status=result.status.value, reasons=tuple(reasons))
+        return registry.solve(relaxed, options, Progress(), name=request.solver)
+
+    return explain_infeasible(problem, answer)
+
+
+def _offer(problem: Problem) -> str:
+    """The GPUs that may be used, by type: "8 A100-80 and 4 L4"."""
+    gpus: dict[str, set[str]] = {}
+    for device in problem.devices:
+        if not device.cordoned:
+            gpus.setdefault(problem.kind_by_name[device.kind].type, set()).add(device.gpu)
+    return " and ".join(f"{len(found)} {name}" for name, found in gpus.items())
+
+
+def _with_headroom(choice: BuildSettings, workload: Workload) -> BuildSettings:
+    """The settings of a problem name the largest headroom that a model is planned with."""
+    largest = max((model.headroom for model in workload.models), default=0.0)
+    return replace(choice, settings=replace(choice.settings, headroom=largest))

@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 
+from planner.domain.statistics import percentile
 from planner.errors import PlannerError, TritonRefused, TritonUnreachable
 from profiler.load.requests import is_stateful, prepare_requests, sequence_suffixes
-from profiler.stats import percentile
 
 MAX_OUTSTANDING = 4096
 CLIENT_BOUND_CPU = 0.9

@@ -288,20 +288,14 @@ class LocalTriton:
                 if self._client.is_ready():
                     return
             time.sleep(READY_POLL_S)
-        raise TritonUnreachable(
-            f"Triton was not ready within {timeout_s:g} s",
-            hint=f"its log is {self._spec.log_path}",
-            log_tail=self.log_tail(),
-        )
+        raise TritonUnreachable(f"Triton was not ready within {timeout_s:g} s", log_tail=self.log_tail())
 
     def _raise_if_ended(self, wait_s: float = 0.0) -> None:
         try:
             code = self._keeper.wait(wait_s)
         except subprocess.TimeoutExpired:
             return
-        raise TritonExited(
-            f"Triton ended {_how(code)}", hint=f"its log is {self._spec.log_path}", log_tail=self.log_tail()
-        )
+        raise TritonExited(f"Triton ended {_how(code)}", log_tail=self.log_tail())
 
     def _control(self) -> ControlClient:
         if self._client is None:

@@ -25,14 +25,25 @@ SHARE_OF_STAGE = 0.6
 
 
 class CpsatSolver:
-    """With one worker the same seed gives the same plan, unless the time limit cuts the search short."""
+    """The same seed gives the same plan, unless the time limit cuts the search short."""
 
     name = "cpsat"
 
     def solve(self, problem: Problem, options: SolveOptions, progress: Progress) -> SolveResult:
         started = time.monotonic()
         reduction = Reduction(problem)
-        plan = first_plan(reduction, progress)
+        return self.improve(reduction, first_plan(reduction, progress), options, progress, started)
+
+    def improve(
+        self,
+        reduction: Reduction,
+        plan: tuple[Placement, ...] | None,
+        options: SolveOptions,
+        progress: Progress,
+        started: float,
+    ) -> SolveResult:
+        """Start from a plan that is known. The time limit counts from `started`, a time.monotonic()."""
+        problem = reduction.problem
         stages = _Stages(reduction, plan, options, progress, started + options.time_limit_s)
         hopeless = bool(reduction.hopeless) and not problem.allow_unserved
         status = Status.INFEASIBLE if hopeless else stages.run()
@@ -58,6 +69,7 @@ class _Stages:
         progress: Progress,
         deadline: float,
     ) -> None:
+        self._reduction = reduction
         self._problem = reduction.problem
         self._options = options
         self._progress = progress
@@ -67,19 +79,22 @@ class _Stages:
         self.plan = plan
         self.bounds: list[Bound] = []
         self.interrupted = False
-        self._variables = Variables(self._model, reduction, places_needed(reduction, self._layout()))
-        Constraints(self._model, self._variables).add_all()
-        self._objectives = Objectives(self._model, self._variables)
 
     def run(self) -> Status:
         """All stages; after Ctrl-C the best plan so far, and KeyboardInterrupt only where there is none."""
         try:
+            self._build()
             status = self._all_stages()
         except KeyboardInterrupt:
             self.interrupted, status = True, Status.FEASIBLE
         if self.interrupted and self.plan is None:
             raise KeyboardInterrupt
         return status
+
+    def _build(self) -> None:
+        self._variables = Variables(self._model, self._reduction, places_needed(self._reduction, self._layout()))
+        Constraints(self._model, self._variables).add_all()
+        self._objectives = Objectives(self._model, self._variables)
 
     def _all_stages(self) -> Status:
         proven = True

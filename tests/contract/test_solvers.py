@@ -18,12 +18,12 @@ from planner.domain.derive import Origin, derive_plan
 from planner.domain.layout import Layout
 from planner.domain.objectives import MAXIMISED
 from planner.domain.plan import ObjectiveValue, Placement, Status
-from planner.domain.problem import Objective, Problem
+from planner.domain.problem import Device, Objective, Problem
 from planner.errors import InputError, PlannerError
 from solvers import registry
 from solvers.base import Progress, SolveOptions, SolveResult
 from solvers.cpsat.solver import CpsatSolver
-from tests.problems import devices, kind, model, option, problem, replicas_of_kinds
+from tests.problems import brute_force, devices, kind, model, option, problem, replicas_of_kinds
 
 QUICK = SolveOptions(time_limit_s=3, workers=1)
 
@@ -78,8 +78,9 @@ def test_the_plan_passes_the_check_with_its_bounds(solver: str, name: str) -> No
 @pytest.mark.parametrize("solver", registry.FACTORIES)
 def test_the_same_seed_gives_the_same_plan(solver: str) -> None:
     subject = FACTORIES["cost"]()
-    first, second = (registry.solve(subject, QUICK, Progress(), name=solver) for _ in range(2))
-    assert first.placements == second.placements
+    for options in (QUICK, SolveOptions(time_limit_s=30, workers=2)):
+        first, second = (registry.solve(subject, options, Progress(), name=solver) for _ in range(2))
+        assert first.placements == second.placements
 
 
 @pytest.mark.parametrize("solver", registry.FACTORIES)
@@ -149,6 +150,47 @@ def test_an_interrupted_search_gives_its_best_plan() -> None:
     assert result.placements is not None
     assert result.bounds[0].value is not None
     assert len(Layout(subject, result.placements).devices) >= result.bounds[0].value
+
+
+@pytest.mark.parametrize("solver", registry.FACTORIES)
+def test_an_interruption_anywhere_gives_the_last_plan_that_was_reported(
+    solver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupting(Progress):
+        def improved(self, placements: tuple[Placement, ...], objectives: tuple[ObjectiveValue, ...]) -> None:
+            raise KeyboardInterrupt
+
+    subject = FACTORIES["cost"]()
+    result = registry.solve(subject, QUICK, Interrupting(), name=solver)
+    assert result.interrupted
+    assert (result.solver, result.status) == (solver, Status.FEASIBLE)
+    assert result.placements is not None
+    assert result.bounds[0].method == "area"
+
+
+def test_presolve_does_not_lose_the_best_plan() -> None:
+    """Two replicas of b on the halves of one GPU, c alone on the other: b misses one of 1,001 requests."""
+    kinds = [
+        kind("big", memory_bytes=8, utilization_ppm=500_000),
+        kind("small", memory_bytes=8, utilization_ppm=500_000),
+    ]
+    options = [
+        option("b", "big", id="b1", memory_bytes=6, capacity_mrps=500, busy_ppm=(100_000, 100_000), tolerance_ppm=0),
+        option("b", "big", id="b2", memory_bytes=3, capacity_mrps=500, busy_ppm=(100_000, 500_000), tolerance_ppm=0),
+        option("b", "small", id="b3", memory_bytes=3, capacity_mrps=501, busy_ppm=(100_000, 100_000), tolerance_ppm=0),
+        option("c", "big", id="c1", memory_bytes=3, capacity_mrps=574, busy_ppm=(100_000, 200_000), tolerance_ppm=0),
+        option("c", "big", id="c2", memory_bytes=3, capacity_mrps=500, busy_ppm=(100_000, 100_000), tolerance_ppm=0),
+        option("c", "small", id="c3", memory_bytes=3, capacity_mrps=819, busy_ppm=(100_000, 100_000), tolerance_ppm=0),
+    ]
+    models = [model("b", (0, 1001), replicas_min=0, priority=2), model("c", (0, 819), replicas_min=0)]
+    fleet = [Device(id=f"big/0/{i}", gpu="big/0", kind="big") for i in range(2)]
+    subject = problem(
+        models, options, kinds=kinds, fleet=[*fleet, *devices("small")], periods=("day", "night"),
+        objectives=(Objective.UNSERVED,), allow_unserved=True,
+    )  # fmt: skip
+    assert brute_force(subject) == (2000,)
+    result = registry.solve(subject, QUICK, Progress(), name="cpsat")
+    assert (result.status, result.bounds[0].value) == (Status.OPTIMAL, 0.002)
 
 
 def test_an_unknown_solver_is_named() -> None:

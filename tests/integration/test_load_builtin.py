@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from planner.domain.serving import LoadMode, LoadSpec
+from planner.domain.statistics import percentile
 from planner.errors import InputError, ServerError, TritonExited, TritonRefused
 from profiler.load.builtin import BuiltinLoadGenerator
 from profiler.load.worker import poisson_arrivals
 from profiler.server.find import TritonInstallation
 from profiler.server.local import LocalTriton
-from profiler.stats import percentile, stability_open
+from profiler.stability import stability_open
 
 MODEL = """
 import time

@@ -82,6 +82,8 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.pbtxt").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="not a text file"):
         config_pbtxt.read_config(tmp_path / "config.pbtxt")
+    with pytest.raises(InputError, match="cannot read .*: Is a directory"):
+        config_pbtxt.read_config(tmp_path)
 
 
 def test_only_what_the_plan_decides_is_changed(tmp_path: Path) -> None:

@@ -30,7 +30,15 @@ def test_fleet_counts_the_devices_that_are_missing() -> None:
 
 def test_demand_says_how_much_can_be_served() -> None:
     subject = problem([model("vgg19", demand_mrps=300_000)], [option("vgg19", capacity_mrps=252_000)])
-    assert "demand: served together, at most 84% of vgg19 (252 of 300 req/s)" in _explained(subject)
+    assert "demand: best split: 252 of 300 req/s of vgg19 (84%)" in _explained(subject)
+
+
+def test_demand_names_some_models_and_counts_the_others() -> None:
+    models = [model(f"m{i}", demand_mrps=3000, replicas_min=0) for i in range(7)]
+    options = [option(m.name, capacity_mrps=1000) for m in models]
+    found = [line for line in _explained(problem(models, options)) if line.startswith("demand: ")]
+    assert len(found) == 6
+    assert found[-1] == "demand: best split: 2 more models get less than they need"
 
 
 def test_gpu_memory_says_what_each_device_is_short_of() -> None:
@@ -50,16 +58,12 @@ def test_gpu_utilization_says_which_threshold_would_do(two_on_one: Problem) -> N
 
 
 def test_a_rule_that_does_not_help_is_named_too(two_on_one: Problem) -> None:
-    found = _explained(two_on_one)
-    assert "gpu-memory: no amount of memory more on each big would be enough" in found
-    assert "one-replica: even several replicas of a model on one device would not be enough" in found
+    assert _explained(two_on_one)[-1] == "not enough to relax alone: gpu-memory, one-replica"
 
 
 def test_latency_is_relaxed_for_all_at_once() -> None:
     options = [option("a", tolerance_ppm=50_000), option("b")]
-    text = (
-        "latency: if neighbours did not matter there would be a plan: looser latency bounds or calibration may give one"
-    )
+    text = "latency: without latency bounds there would be a plan: looser ones, or calibration, may give one"
     assert text in _explained(problem([model("a"), model("b")], options))
 
 
@@ -73,21 +77,31 @@ def test_what_was_not_found_is_not_called_proven(two_on_one: Problem) -> None:
         return SolveResult(status=Status.NOT_FOUND, solver="none", placements=None, bounds=(), runtime_s=0.0)
 
     found = explain_infeasible(two_on_one, never)
-    assert all(text.endswith("not found in time") for text in found)
+    assert [text.partition(":")[0] for text in found] == ["not known in time whether relaxing it alone would be enough"]
 
 
 def test_explain_plan_names_the_rule_that_binds() -> None:
     subject = problem([model()], [option(memory_bytes=12)])
     lines = explain_plan(subject, _plan(subject))
-    assert lines[0] == "gpu-memory: big/0: 12 B of 12 B (100%)"
+    assert lines[0] == "gpus: 1, proven to be the best possible (area)"
+    assert lines[1] == "gpu-memory: big/0: 12 B of 12 B (100%)"
     assert lines[-1] == "fleet: every big is used"
 
 
 def test_explain_plan_says_that_nothing_binds() -> None:
     subject = problem(fleet=devices(count=2))
     assert explain_plan(subject, _plan(subject)) == [
-        "no rule binds: every device has slack in memory, busy time and latency"
+        "gpus: 1, proven to be the best possible (area)",
+        "no rule binds on a device: each has slack in memory, busy time and latency",
     ]
+
+
+def test_explain_plan_says_how_far_the_plan_may_be_from_the_best() -> None:
+    subject = problem(fleet=devices(count=2))
+    plan = _plan(subject)
+    for bound, text in ((0.0, "gpus: 1, no plan does better than 0 (area)"), (None, "gpus: 1, without a proven bound")):
+        worse = replace(plan, objectives=(replace(plan.objectives[0], bound=bound),), gap=(None,))
+        assert explain_plan(subject, worse)[0] == text
 
 
 def test_explain_plan_names_what_is_unserved() -> None:

@@ -51,8 +51,13 @@ def test_batches_smaller_than_a_request_are_left_out() -> None:
 
 
 def test_closed_levels_keep_every_instance_busy_with_a_full_batch() -> None:
-    assert [point.concurrency for point in closed_points(Configuration(2, 4, 0))] == [1, 16]
-    assert [point.concurrency for point in closed_points(Configuration(1, 0, None))] == [1, 2]
+    assert [point.concurrency for point in closed_points(REQUEST, Configuration(2, 4, 0))] == [1, 16]
+    assert [point.concurrency for point in closed_points(REQUEST, Configuration(1, 0, None))] == [1, 2]
+
+
+def test_given_concurrencies_replace_the_searchs_own() -> None:
+    request = replace(REQUEST, concurrency=(8, 1, 8))
+    assert [point.concurrency for point in closed_points(request, Configuration(2, 4, 0))] == [1, 8]
 
 
 def rates(request: MeasureRequest, capacity_rps: float) -> list[float]:

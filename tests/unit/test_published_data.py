@@ -26,7 +26,7 @@ EXAMPLE = REPOSITORY / "examples" / "a100"
 def problem_of(workload: Workload, gpus: str, rows: Sequence[ProfileRow]) -> Problem:
     fleet, _ = fleet_from_counts([gpus])
     built = build(workload, fleet, rows, BuildSettings(settings=Settings()))
-    assert built.without_option == {}
+    assert built.without_option == ()
     return built.problem
 
 

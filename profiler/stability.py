@@ -1,4 +1,4 @@
-"""Percentiles, their confidence, and whether a window was stable. Pure: no numpy, no clock, no files.
+"""Whether a window of load was stable, and how sure its rate is. Pure: no numpy, no clock, no files.
 
 Latencies are in seconds and come in the order in which they were measured; times are seconds since the
 window's start.
@@ -10,29 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
-from typing import NamedTuple
 
-SAMPLES_BEYOND = 20
-PERCENTILES = (50, 90, 95, 99)
+from planner.domain.statistics import Interval
 
 _BATCHES = 10
 _STUDENT_T_95_DF9 = 2.262  # two-sided 95 % of Student's t with _BATCHES - 1 degrees of freedom
 _SUB_WINDOWS = 4
 _WILD_SPREAD = 5.0
-
-
-class Percentile(NamedTuple):
-    """A percentile, or None with the reason why there is none."""
-
-    value_s: float | None
-    reason: str | None
-
-
-class Interval(NamedTuple):
-    """A two-sided confidence interval; None on a side where the sample is too small to bound it."""
-
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,74 +31,6 @@ class Stability:
     overloaded: bool
     latency_growth: float
     reason: str | None
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Nearest rank: the smallest value with at least `percent` % of the sample at or below it."""
-    if not values:
-        raise ValueError("a percentile of nothing")
-    ordered = sorted(values)
-    return ordered[_rank(len(ordered), percent) - 1]
-
-
-def _rank(count: int, percent: float) -> int:
-    return min(count, max(1, math.ceil(round(count * percent / 100, 9))))
-
-
-def samples_needed(percent: float) -> int:
-    """How many requests a percentile needs: p99 2000, p95 400, p90 200, p50 40."""
-    return math.ceil(round(SAMPLES_BEYOND / (1 - percent / 100), 6))
-
-
-def percentile_or_none(values: Sequence[float], percent: float) -> Percentile:
-    """The percentile where at least 20 samples lie beyond it, else None and why."""
-    needed = samples_needed(percent)
-    if len(values) < needed:
-        return Percentile(None, f"p{percent:g} needs {needed} requests, the window had {len(values)}")
-    return Percentile(percentile(values, percent), None)
-
-
-def percentile_interval(values: Sequence[float], percent: float, confidence: float = 0.95) -> Interval:
-    """The interval of a percentile by order statistics (binomial), without any assumed distribution.
-
-    Latencies of one queue come in bursts; the ranks are moved apart by the variance that batch means of
-    "slower than the percentile" show over that of independent requests, so `values` must be in time order.
-    """
-    count = len(values)
-    if count == 0:
-        return Interval(None, None)
-    ordered = sorted(values)
-    share, tail = percent / 100, (1 - confidence) / 2
-    centre = count * share
-    spread = math.sqrt(_inflation(values, ordered[_rank(count, percent) - 1], 1 - share))
-    low_rank = math.floor(centre - spread * (centre - _binomial_quantile(count, share, tail)))
-    high_rank = math.ceil(centre + spread * (_binomial_quantile(count, share, 1 - tail) - centre)) + 1
-    low = ordered[low_rank - 1] if low_rank >= 1 else None
-    high = ordered[high_rank - 1] if high_rank <= count else None
-    return Interval(low, high)
-
-
-def _inflation(values: Sequence[float], threshold: float, tail_share: float) -> float:
-    size = len(values) // _BATCHES
-    if size < 2 or tail_share <= 0:
-        return 1.0
-    beyond = [sum(v > threshold for v in values[i * size : (i + 1) * size]) / size for i in range(_BATCHES)]
-    independent = tail_share * (1 - tail_share) / size
-    return max(1.0, stdev(beyond) ** 2 / independent)
-
-
-def _binomial_quantile(count: int, share: float, probability: float) -> int:
-    """The smallest k with P(Binomial(count, share) <= k) >= probability."""
-    deviation = math.sqrt(count * share * (1 - share))
-    k = max(0, math.floor(count * share - 10 * deviation - 10))
-    log_choose = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
-    term = math.exp(log_choose + k * math.log(share) + (count - k) * math.log1p(-share))
-    total = term
-    while total < probability and k < count:
-        term *= (count - k) / (k + 1) * share / (1 - share)
-        k += 1
-        total += term
-    return k
 
 
 def throughput_interval(completed_s: Sequence[float], seconds: float) -> Interval:

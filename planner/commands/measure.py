@@ -1,0 +1,185 @@
+"""planner measure: run models on a real Triton and keep what they take."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from planner.commands.output import note, print_json
+from planner.errors import Incomplete, InputError
+
+if TYPE_CHECKING:
+    from planner.workflow.measuring import Measured, SweepRequest
+    from profiler.measure import MeasureReporter
+
+FAILURES_SHOWN = 10
+
+
+@click.command("measure", short_help="Measure models on a real Triton server.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--model-repository", type=click.Path(path_type=Path), default=Path("models"), show_default=True)
+@click.option("--device", default="cpu-1", show_default=True, help="The device type to measure on: cpu-N, N cores.")
+@click.option("--cores", metavar="LIST", help="Cores of the CPU device, e.g. 0 or 0,2-3.  [default: the first]")
+@click.option("--search", type=click.Choice(["grid", "auto"]), default="grid", show_default=True,
+              help="grid: every configuration of measure.yaml.")  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path), help="What to sweep.  [default: measure.yaml]")
+@click.option("--workload", type=click.Path(path_type=Path),
+              help="Rates and percentiles to measure for.  [default: workload.yaml]")  # fmt: skip
+@click.option("--server", default="local", show_default=True, metavar="local|URL")
+@click.option("--triton-server", type=click.Path(path_type=Path), help="The tritonserver binary.")
+@click.option("--load-generator", type=click.Choice(["auto", "builtin", "perf_analyzer"]), default="auto",
+              show_default=True)  # fmt: skip
+@click.option("--budget", metavar="DURATION", help="Time for the whole sweep, e.g. 10m.  [default: measure.yaml's]")
+@click.option("--fresh", is_flag=True, help="Measure anew what the store has already.")
+@click.option("--store", default="sqlite:///profiles.db", show_default=True, help="Profile store.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def command(as_json: bool, **options: Any) -> None:
+    """Measure MODELs (all of the repository without any) over instances, batch sizes and load.
+
+    Goes on where an earlier run stopped: a point that is in the store is not measured again.
+    Exit code 5: some points failed or the budget ended first; what is finished is stored.
+    """
+    from planner.workflow.measuring import measure_models
+
+    request = _request(options)
+    with _Progress() as progress:
+        measured = measure_models(request, progress.reporter)
+    if as_json:
+        print_json(_outcome(measured))
+    else:
+        _print(measured, request)
+    _raise_unless_complete(measured)
+
+
+def _request(options: dict[str, Any]) -> SweepRequest:
+    from planner.inputs.measure_config import parse_duration
+    from planner.workflow.cores import parse_cores
+    from planner.workflow.measuring import SweepRequest
+
+    _require_supported(options)
+    budget = options["budget"]
+    return SweepRequest(
+        models=options["models"],
+        cores=parse_cores(options["cores"]) if options["cores"] else (),
+        budget_s=None if budget is None else parse_duration(budget, where="--budget"),
+        **{name: options[name] for name in
+           ("model_repository", "device", "config", "workload", "fresh", "store", "triton_server")},
+    )  # fmt: skip
+
+
+def _require_supported(options: dict[str, Any]) -> None:
+    """What the interface promises and this version does not have yet is refused, never ignored."""
+    if options["search"] != "grid":
+        raise InputError("--search auto is not supported by this version", hint="--search grid")
+    if options["load_generator"] == "perf_analyzer":
+        raise InputError("--load-generator perf_analyzer is not supported by this version", hint="builtin is")
+    if options["server"] != "local":
+        raise InputError(
+            f"--server {options['server']}: measuring a server that runs already is not supported by this version",
+            hint="--server local starts one for every configuration",
+        )
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere a line per configuration. Both on standard error."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = Progress(
+            BarColumn(bar_width=16), TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True), transient=True, disable=not self._is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("starting Triton", total=1)
+
+    @property
+    def reporter(self) -> MeasureReporter:
+        from profiler.measure import MeasureReporter
+
+        progress = self
+
+        class Reporter(MeasureReporter):
+            def configuration(self, model: str, configuration: object, number: int, total: int) -> None:
+                progress.begin(f"{model}: {configuration}", number, total)
+
+            def point(self, model: str, point: Any, seconds: float) -> None:
+                progress.show(f"{model}: {point.name}, {seconds:.0f} s")
+
+            def note(self, text: str) -> None:
+                progress.note(text)
+
+        return Reporter()
+
+    def begin(self, text: str, number: int, total: int) -> None:
+        self._bar.update(self._task, completed=number - 1, total=total, description=text)
+        if not self._is_terminal:
+            click.echo(f"[{number}/{total}] {text}", err=True)
+
+    def show(self, text: str) -> None:
+        self._bar.update(self._task, description=text)
+
+    def note(self, text: str) -> None:
+        if self._is_terminal:
+            self._bar.console.print(f"note: {text}", highlight=False, markup=False)
+        else:
+            note(text)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+def _outcome(measured: Measured) -> dict[str, Any]:
+    summary = measured.summary
+    return {
+        "complete": summary.complete,
+        "measured": summary.measured,
+        "reused": summary.reused,
+        "failed": summary.failed,
+        "left_out": summary.left_out,
+        "notes": summary.notes,
+        "seconds": summary.seconds,
+        "profiles": measured.rows,
+    }
+
+
+def _print(measured: Measured, request: SweepRequest) -> None:
+    from planner.commands.profiles import print_summaries
+
+    print_summaries(measured.rows, every=True)
+    summary = measured.summary
+    reused = f", {summary.reused} were in the store already" if summary.reused else ""
+    click.echo(f"{summary.measured} points measured in {summary.seconds:.0f} s{reused}; store: {request.store}")
+    _print_some("failed", summary.failed)
+    _print_some("left out, the budget ended first", summary.left_out)
+
+
+def _print_some(what: str, items: list[str]) -> None:
+    for item in items[:FAILURES_SHOWN]:
+        click.echo(f"{what}: {item}")
+    if len(items) > FAILURES_SHOWN:
+        click.echo(f"{what}: {len(items) - FAILURES_SHOWN} more")
+
+
+def _raise_unless_complete(measured: Measured) -> None:
+    summary = measured.summary
+    if summary.complete:
+        return
+    parts = [
+        f"{len(items)} {what}" for items, what in
+        ((summary.failed, "points failed"), (summary.left_out, "configurations were left out when the budget ended"))
+        if items
+    ]  # fmt: skip
+    raise Incomplete(" and ".join(parts), hint="run the command again: it goes on where it stopped")

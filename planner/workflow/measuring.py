@@ -1,0 +1,215 @@
+"""From a model repository on disk to profiles in the store: one sweep on a CPU device of this machine."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.domain.profile import ProfileRow
+from planner.domain.workload import Workload
+from planner.emit import config_pbtxt
+from planner.emit.places import core_count
+from planner.errors import InputError, NotFoundError
+from planner.inputs.measure_config import CAPACITY_LEVELS, PLANNED_LEVELS, MeasureConfig, read_measure_config
+from planner.inputs.workload import read_workload
+from planner.inputs.yaml_file import nearest
+from planner.store.database import open_store
+from planner.workflow.cores import CoreShare, share_cores
+from profiler.environment import environment
+from profiler.load.builtin import BuiltinLoadGenerator
+from profiler.measure import MeasureReporter, MeasureSummary, measure
+from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
+from profiler.running import Tools
+from profiler.server.find import TritonInstallation, find_triton
+from profiler.server.local import LocalTriton
+
+DEFAULT_CONFIG = Path("measure.yaml")
+DEFAULT_WORKLOAD = Path("workload.yaml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepRequest:
+    """What the user asked for. `models` empty: those of the configuration, else all. `config`, `workload`
+    None: the usual file where there is one. `budget_s` None: the configuration's. `cores` empty: the first ones.
+    """
+
+    model_repository: Path
+    models: tuple[str, ...] = ()
+    device: str = "cpu-1"
+    cores: tuple[int, ...] = ()
+    config: Path | None = None
+    workload: Path | None = None
+    budget_s: float | None = None
+    fresh: bool = False
+    store: str = "sqlite:///profiles.db"
+    triton_server: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """`rows`: what the store now has of the swept models on the device, and of its server."""
+
+    summary: MeasureSummary
+    rows: tuple[ProfileRow, ...]
+
+
+def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
+    """Measure what the store does not have yet. Each point is stored when it is done, whatever comes after."""
+    config = _config(asked.config)
+    share = _cores(asked, reporter)
+    models = _models(asked, config, reporter)
+    workload = _workload(asked.workload, config)
+    installation = find_triton(asked.triton_server)
+    with tempfile.TemporaryDirectory(prefix="planner-measure-") as scratch:
+        server = _LocalServer(installation, share.device, Path(scratch) / "triton.log")
+        request = _request(asked, config, workload, models, share, server.version(Path(scratch)))
+        tools = Tools(server.start, BuiltinLoadGenerator(share.generator), _write_repository)
+        store = open_store(asked.store)
+        try:
+            summary = measure(request, store, tools, reporter)
+            rows = store.rows(device=asked.device)
+        finally:
+            store.close()
+    names = {model.name for model in models}
+    return Measured(summary, tuple(row for row in rows if row.is_overhead or row.model in names))
+
+
+@dataclass(frozen=True, slots=True)
+class _LocalServer:
+    installation: TritonInstallation
+    cores: tuple[int, ...] | None
+    log_path: Path
+
+    def start(self, repository: Path) -> LocalTriton:
+        return LocalTriton.start(self.installation, repository, cores=self.cores, gpu_uuid="", log_path=self.log_path)
+
+    def version(self, scratch: Path) -> str:
+        """From a server without models: where none starts, this says so before anything else is tried."""
+        empty = scratch / "empty"
+        empty.mkdir()
+        with self.start(empty) as server:
+            return server.server_version
+
+
+def _config(path: Path | None) -> MeasureConfig:
+    if path is None and not DEFAULT_CONFIG.exists():
+        return MeasureConfig()
+    return read_measure_config(path or DEFAULT_CONFIG)
+
+
+def _workload(path: Path | None, config: MeasureConfig) -> Workload | None:
+    if path is not None or DEFAULT_WORKLOAD.exists():
+        return read_workload(path or DEFAULT_WORKLOAD)
+    if config.open_of == "planned":
+        raise NotFoundError(
+            f"{DEFAULT_WORKLOAD}: no such file, and open_loop.of: planned takes its rates from there",
+            hint="name the file with --workload, or set open_loop.of: capacity",
+        )
+    return None
+
+
+def _cores(asked: SweepRequest, reporter: MeasureReporter) -> CoreShare:
+    count = core_count(asked.device)
+    if count is None:
+        raise InputError(
+            f"--device {asked.device!r}: this version measures CPU devices, cpu-1, cpu-2 and so on",
+            hint="profiles of GPUs come in with `planner profiles import`",
+        )
+    if asked.cores and len(asked.cores) != count:
+        given = ", ".join(map(str, asked.cores))
+        raise InputError(f"--cores {given}: {asked.device} has {count} cores, {len(asked.cores)} are named")
+    shares = share_cores({asked.device: count}, sorted(os.sched_getaffinity(0)), asked.cores)
+    for text in shares.notes:
+        reporter.note(text)
+    return shares.by_device[asked.device]
+
+
+def _models(asked: SweepRequest, config: MeasureConfig, reporter: MeasureReporter) -> list[ModelFacts]:
+    repository = asked.model_repository
+    if not repository.is_dir():
+        raise NotFoundError(f"--model-repository {repository}: no such folder")
+    there = sorted(path.parent.name for path in repository.glob(f"*/{config_pbtxt.CONFIG_NAME}"))
+    if not there:
+        raise NotFoundError(f"--model-repository {repository}: no folder in it has a {config_pbtxt.CONFIG_NAME}")
+    named = asked.models or config.models
+    for name in named or ():
+        _require_model(name, there, repository)
+    facts = [_facts(repository / name) for name in named or there]
+    if named is None:
+        for model in facts:
+            if model.backend == "ensemble":
+                reporter.note(f"{model.name} is an ensemble and was left out: its members are measured")
+        facts = [model for model in facts if model.backend != "ensemble"]
+    return facts
+
+
+def _require_model(name: str, there: Sequence[str], repository: Path) -> None:
+    if name not in there:
+        close = nearest(name, there, count=3) or there[:10]
+        raise NotFoundError(f"model {name!r} is not in {repository}; there are {', '.join(close)}")
+
+
+def _facts(path: Path) -> ModelFacts:
+    config = config_pbtxt.read_config(path / config_pbtxt.CONFIG_NAME)
+    return ModelFacts(
+        name=path.name,
+        path=path,
+        backend=config_pbtxt.backend_name(config),
+        max_batch_size=config.max_batch_size,
+        queue_delay_us=config_pbtxt.queue_delay_us(config),
+        digest=model_digest(path),
+    )
+
+
+def _request(
+    asked: SweepRequest,
+    config: MeasureConfig,
+    workload: Workload | None,
+    models: Sequence[ModelFacts],
+    share: CoreShare,
+    server_version: str,
+) -> MeasureRequest:
+    planned = config.open_of == "planned"
+    return MeasureRequest(
+        models=models,
+        device=asked.device,
+        cores=core_count(asked.device) or 1,
+        server_version=server_version,
+        instances=config.instances,
+        max_batch_sizes=config.max_batch_sizes,
+        queue_delays_us=config.queue_delays_us,
+        concurrency=config.concurrency,
+        load_fractions=CAPACITY_LEVELS if planned else config.open_levels,
+        planned_rps=_planned_rps(workload) if planned and workload is not None else {},
+        rate_multiples=config.open_levels if planned else PLANNED_LEVELS,
+        percentiles={} if workload is None else {model.name: model.percentile for model in workload.models},
+        shapes=config.shapes,
+        request_batch_size=config.request_batch_size,
+        budget_s=config.budget_s if asked.budget_s is None else asked.budget_s,
+        min_window_s=config.min_window_s,
+        max_window_s=config.max_window_s,
+        fresh=asked.fresh,
+        sampler_cores=frozenset(share.generator),
+        environment=environment(server_version=server_version, server_cores=share.device),
+    )
+
+
+def _planned_rps(workload: Workload) -> Mapping[str, float]:
+    """Each model's highest rate over the periods, with its headroom, as solve plans it."""
+    peaks = {model.name: max((model.rates_rps or {}).values(), default=0.0) for model in workload.models}
+    headroom = {model.name: 1 + model.headroom for model in workload.models}
+    return {name: peak * headroom[name] for name, peak in peaks.items() if peak > 0}
+
+
+def _write_repository(model: ModelFacts, configuration: Configuration, target: Path) -> None:
+    config = config_pbtxt.configure(
+        config_pbtxt.read_config(model.path / config_pbtxt.CONFIG_NAME),
+        instances=configuration.instances,
+        max_batch_size=configuration.max_batch_size,
+        queue_delay_us=configuration.queue_delay_us,
+        kind="KIND_CPU",
+    )
+    config_pbtxt.write_model(model.path, target / model.name, config)

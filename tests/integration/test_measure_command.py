@@ -1,0 +1,171 @@
+"""`planner measure` as it is typed, on a real Triton: its outcome, its errors, and its interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from planner.store.database import open_store
+from profiler.server.find import TritonInstallation
+
+QUICK = """\
+schema_version: 1
+instances: [1]
+max_batch_sizes: [4]
+closed_loop: {concurrency: [8]}
+open_loop: {of: planned, levels: [1, 2]}
+window: {min_seconds: 0.5, max_seconds: 0.5}
+"""
+WORKLOAD = """\
+schema_version: 1
+models:
+  - {name: file_type, rate_rps: 20, headroom: 0.5, latency_p50_ms: 100}
+"""
+COMMAND = [sys.executable, "-m", "planner.cli", "measure"]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def project(tmp_path: Path, example_models: Path, triton: TritonInstallation) -> Path:
+    shutil.copytree(example_models / "file_type", tmp_path / "models" / "file_type")
+    (tmp_path / "measure.yaml").write_text(QUICK)
+    (tmp_path / "workload.yaml").write_text(WORKLOAD)
+    return tmp_path
+
+
+def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], cwd=project, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_measures_at_multiples_of_the_planned_rate_and_then_nothing(project: Path) -> None:
+    done = run(project, "--json")
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    rows = [row for row in outcome["profiles"] if row["model"] == "file_type"]
+    assert (outcome["complete"], outcome["measured"], len(rows)) == (True, 3, 3)
+    assert sorted(row["offered_rps"] for row in rows if row["load"] == "open") == [30, 60]
+    assert "[1/1] file_type: 1 instance, max batch 4" in done.stderr
+
+    again = run(project)
+    assert again.returncode == 0, again.stderr
+    assert "0 points measured" in again.stdout
+    assert "3 were in the store already" in again.stdout
+    assert max(map(len, again.stdout.splitlines())) <= 100
+
+
+def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(project: Path) -> None:
+    (project / "measure.yaml").write_text(QUICK.replace("max_seconds: 0.5", "max_seconds: 30").replace("0.5", "20"))
+    process = subprocess.Popen([*COMMAND], cwd=project, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stderr is not None
+        assert "[1/1]" in process.stderr.readline()
+        family = wait_for(lambda: tritons(process.pid))
+        process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        assert process.wait(timeout=30) == 130
+        assert time.monotonic() - begin < 20
+        assert "interrupted: what was finished is kept" in process.stderr.read()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+    assert not [one for one in family if one.is_running()]
+
+    (project / "measure.yaml").write_text(QUICK)
+    after = run(project, "--json")
+    assert after.returncode == 0, after.stderr
+    with_overheads = open_store(f"sqlite:///{project / 'profiles.db'}")
+    try:
+        assert len(with_overheads.rows()) == 4
+    finally:
+        with_overheads.close()
+
+
+def tritons(pid: int) -> list[psutil.Process]:
+    family = psutil.Process(pid).children(recursive=True)
+    return family if any("tritonserver" in one.name() for one in family) else []
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def test_a_budget_that_ends_first_is_told_and_exits_with_5(project: Path) -> None:
+    done = run(project, "--budget", "1s")
+    assert done.returncode == 5
+    assert "left out, the budget ended first: file_type (1 instance, max batch 4" in done.stdout
+    assert "error: 1 configurations were left out when the budget ended" in done.stderr
+    assert "try: run the command again" in done.stderr
+
+
+def test_a_model_that_does_not_load_is_told_with_triton_s_words_and_the_others_go_on(project: Path) -> None:
+    shutil.copytree(project / "models" / "file_type", project / "models" / "broken")
+    (project / "models" / "broken" / "1" / "model.py").write_text("raise ImportError('weights are missing')\n")
+    config = project / "models" / "broken" / "config.pbtxt"
+    config.write_text(config.read_text().replace('"file_type"', '"broken"'))
+    done = run(project)
+    assert done.returncode == 5
+    assert "failed: broken" in done.stdout
+    assert "weights are missing" in done.stdout
+    assert " file_type " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["file_tipe"], "model 'file_tipe' is not in models; there are file_type"),
+        (["--model-repository", "nowhere"], "--model-repository nowhere: no such folder"),
+        (["--device", "gpu:0"], "--device 'gpu:0': this version measures CPU devices"),
+        (["--device", "cpu-999"], "cpu-999 needs 999 cores"),
+        (["--cores", "0,9999"], "--cores 0, 9999: cpu-1 has 1 cores, 2 are named"),
+        (["--cores", "9999"], "core 9999 is not among the cores"),
+        (["--cores", "x"], "cores 'x': write for example 0 or 0,2-3"),
+        (["--budget", "soon"], "--budget: 'soon' is not a duration"),
+        (["--search", "auto"], "--search auto is not supported by this version"),
+        (["--load-generator", "perf_analyzer"], "--load-generator perf_analyzer is not supported by this version"),
+        (["--server", "http://10.0.0.1:8000"], "--server http://10.0.0.1:8000: measuring a server that runs"),
+        (["--workload", "gone.yaml"], "gone.yaml"),
+        (["--triton-server", "gone"], "gone"),
+        (["--store", "sqlite:///nowhere/profiles.db"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_clear_error(project: Path, arguments: list[str], text: str) -> None:
+    done = run(project, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert text in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert not (project / "profiles.db").exists()
+
+
+def test_a_mistake_in_config_pbtxt_is_named_by_line(project: Path) -> None:
+    config = project / "models" / "file_type" / "config.pbtxt"
+    config.write_text(config.read_text().replace("max_batch_size: 4", "max_batch_sise: 4"))
+    done = run(project)
+    assert done.returncode == 2
+    assert "config.pbtxt" in done.stderr
+    assert "line 4" in done.stderr
+    assert "max_batch_size" in done.stderr
+
+
+def test_planned_rates_need_a_workload(project: Path) -> None:
+    (project / "workload.yaml").unlink()
+    done = run(project)
+    assert done.returncode == 2
+    assert "workload.yaml: no such file, and open_loop.of: planned takes its rates from there" in done.stderr

@@ -1,0 +1,64 @@
+"""The benchmarks' instances and peers: small enough to run in every test."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from shared_data import REPOSITORY, shared_file
+
+from planner.domain.check import check_placements
+from planner.domain.problem import Problem, problem_from_json
+from planner.plan_files import read_json
+
+SOLVER = REPOSITORY / "benchmarks" / "solver"
+INSTANCES = sorted((SOLVER / "instances").glob("*.json"))
+
+
+def load(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module(name)
+
+
+@pytest.fixture
+def smallest() -> Problem:
+    path = min(INSTANCES, key=lambda path: path.stat().st_size)
+    return problem_from_json(read_json(path), str(path))
+
+
+@pytest.mark.parametrize("path", INSTANCES, ids=lambda path: path.stem)
+def test_an_instance_is_what_its_seed_gives(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = load("make_instances", SOLVER, monkeypatch)
+    style, size, seed = path.stem.split("-")
+    assert problem_from_json(read_json(path), str(path)) == make.instance(style, int(size), int(seed))
+    assert path.stat().st_size < 50_000
+
+
+@pytest.mark.parametrize("peer", ["model_by_model", "first_fit_decreasing", "textbook_program"])
+def test_a_peer_keeps_the_rules(peer: str, smallest: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = load("peers", SOLVER, monkeypatch)
+    found = peers.textbook_program(smallest, 5.0)[0] if peer == "textbook_program" else getattr(peers, peer)(smallest)
+    assert check_placements(smallest, tuple(found)) == []
+
+
+def test_the_study_of_two_real_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = shared_file("model_analyzer/resnet50_libtorch/0.ckpt")
+    study = load("run", REPOSITORY / "benchmarks" / "titan_rtx", monkeypatch)
+    monkeypatch.setattr(study, "RATES", [(100, 60)])
+    monkeypatch.setattr(study, "SERVICES", (1,))
+    study.main([str(checkpoint)])
+    output = capsys.readouterr().out
+    assert "| 100 | 60 | 2 | 1 | 1 | 0.50 | 1 | 1 | 0.50 |" in output
+    assert "| 1 | 1,572 | 2,058 | 3,121 | 2,228 | 893 | 40% |" in output
+
+
+def test_the_study_of_the_solvers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    study = load("run", SOLVER, monkeypatch)
+    study.main(["--seconds", "1", str(INSTANCES[0])])
+    output = capsys.readouterr().out
+    assert output.startswith("| instance | own GPUs | first fit | greedy | cpsat | SCIP | bound | gap |")
+    assert "| cpsat | 1 | 1.000 | 1.000 |" in output
