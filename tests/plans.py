@@ -47,7 +47,7 @@ def placed(
         options,
         kinds=kinds,
         fleet=own_fleet,
-        **changes,
+        **changes,  # type: ignore[arg-type]
     )
     placements = [Placement(replica=f"{o.model}-{i}", option=o.id, device=device) for i, (o, device) in enumerate(on)]
     origin = Origin(

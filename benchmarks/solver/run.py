@@ -1,6 +1,6 @@
 """Planner's solvers and plain peers on the same stored instances: objective, proven bound, gap, seconds.
 
-    python benchmarks/solver/run.py [--seconds 3] [INSTANCE...]
+    python benchmarks/solver/run.py [--seconds 5] [INSTANCE...]
 
 Prints the tables of the README. Every plan goes through the check, a peer's too.
 """
@@ -124,7 +124,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=3.0, help="time limit of cpsat and of SCIP per instance")
+    parser.add_argument("--seconds", type=float, default=5.0, help="time limit of cpsat and of SCIP per instance")
     parser.add_argument("instances", nargs="*", type=Path, help="problem.json files instead of the stored ones")
     options = parser.parse_args(arguments)
     paths: list[Path] = options.instances or sorted(INSTANCES.glob("*.json"))

@@ -23,8 +23,12 @@ FULL_RELAXATION = 2
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`bound` in the objective's integer unit, rounded to the safe side; None where nothing was proved."""
+    """`bound` in the objective's integer unit, rounded to the safe side; None where nothing was proved.
 
+    `ended`: the search was not cut short.
+    """
+
+    ended: bool
     infeasible: bool
     placements: tuple[Placement, ...] | None
     bound: int | None
@@ -37,19 +41,26 @@ def search(
     options: SolveOptions,
     seconds: float,
     found: Callable[[tuple[Placement, ...]], None],
+    *,
+    in_turns: bool,
 ) -> Outcome:
-    """Solve the model as it stands. `found` is called with each plan, from the search's own thread."""
+    """Solve the model as it stands. `found` is called with each plan, from the search's own thread.
+
+    `in_turns`: workers take turns, so that the same seed gives the same plan; slower, and it may end early.
+    """
     solver = _solver(options, seconds)
+    solver.parameters.interleave_search = in_turns
     status, interrupted = _run(solver, model, _Found(variables, found))
     if status == cp_model.MODEL_INVALID:
         raise PlannerError(f"CP-SAT refused the model: {model.validate()}")
     if status == cp_model.INFEASIBLE:
-        return Outcome(infeasible=True, placements=None, bound=None, interrupted=interrupted)
+        return Outcome(ended=True, infeasible=True, placements=None, bound=None, interrupted=interrupted)
     if status == cp_model.UNKNOWN:
-        return Outcome(infeasible=False, placements=None, bound=None, interrupted=interrupted)
+        return Outcome(ended=False, infeasible=False, placements=None, bound=None, interrupted=interrupted)
     proved = solver.best_objective_bound
     maximised = solver.objective_value <= proved
     return Outcome(
+        ended=status == cp_model.OPTIMAL,
         infeasible=False,
         placements=_placements(variables, solver.value),
         bound=floor(proved + ROUNDING) if maximised else ceil(proved - ROUNDING),
@@ -62,7 +73,6 @@ def _solver(options: SolveOptions, seconds: float) -> cp_model.CpSolver:
     solver.parameters.max_time_in_seconds = seconds
     solver.parameters.random_seed = options.seed
     solver.parameters.num_workers = options.workers
-    solver.parameters.interleave_search = True  # workers take turns, so that the same seed gives the same plan
     solver.parameters.relative_gap_limit = options.gap
     # Without a full linear relaxation the bound stays at the area bound; other workers improve the plan.
     solver.parameters.linearization_level = FULL_RELAXATION

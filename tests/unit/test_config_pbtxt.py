@@ -82,7 +82,7 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.pbtxt").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="not a text file"):
         config_pbtxt.read_config(tmp_path / "config.pbtxt")
-    with pytest.raises(InputError, match="cannot read .*: Is a directory"):
+    with pytest.raises(InputError, match=r"cannot read .*: Is a directory"):
         config_pbtxt.read_config(tmp_path)
 
 

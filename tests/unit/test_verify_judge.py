@@ -83,6 +83,7 @@ def judged(found: LoadResult | None, **changes: object) -> ModelVerification:
 def test_a_whole_interval_below_the_bound_is_met() -> None:
     model = judged(result(spread(5, 15)))
     assert (model.verdict, model.reason) == (Verdict.MET, None)
+    assert model.measured_ms is not None
     assert model.measured_ms == pytest.approx(14.9, abs=0.1)
     assert model.measured_low_ms is not None
     assert model.measured_high_ms is not None

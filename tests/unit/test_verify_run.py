@@ -136,7 +136,7 @@ def two_devices(**changes: object) -> tuple[Problem, Plan]:
     options = [curve_option(name) for name in "abc"]
     asked = {"a": 50_000, "b": 50_000, "c": 100_000}
     models = [model(name, mrps, latency_bound_us=40_000) for name, mrps in asked.items()]
-    return placed(options, {"n1/0": ["a@cpu-1", "b@cpu-1"], "n1/1": ["c@cpu-1"]}, kinds=[CPU], models=models, **changes)
+    return placed(options, {"n1/0": ["a@cpu-1", "b@cpu-1"], "n1/1": ["c@cpu-1"]}, kinds=[CPU], models=models, **changes)  # type: ignore[arg-type]
 
 
 def run(
