@@ -206,6 +206,7 @@ def _kind(
         },
         cost_microusd_per_hour=None if price is None else round(exact(price) * 1_000_000),
         power_milliwatts=None if gpu_type.power_watts is None else round(exact(gpu_type.power_watts) * 1000),
+        cores=gpu_type.cores,
     )
 
 

@@ -65,7 +65,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _print_error(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
-        text = str(error) or "what was finished is kept"
+        # click wraps a KeyboardInterrupt into an Abort without its text
+        text = str(error) or str(error.__cause__ or "") or "what was finished is kept"
         click.echo(f"interrupted: {text}", err=True)
         return INTERRUPTED
     except BrokenPipeError:

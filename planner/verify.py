@@ -95,12 +95,19 @@ def verify(
 ) -> Verification:
     """Verify the devices that `waves` names: one wave after another, the devices of a wave at the same time.
 
-    A server that dies is recorded with the tail of its log, and the other devices go on.
+    A server that dies is recorded with the tail of its log, and the other devices go on. After an interruption
+    what was finished is returned; KeyboardInterrupt where that is nothing.
     """
     run = _Run(problem, plan, bench, settings, reporter or VerifyReporter(), sum(map(len, waves)))
     found: list[DeviceVerification] = []
-    for wave in waves:
-        found += run.wave(wave, first=len(found) + 1)
+    interrupted = False
+    try:
+        for wave in waves:
+            found += run.wave(wave, first=len(found) + 1)
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        interrupted = True
     return Verification(
         schema_version=SCHEMA_VERSION,
         plan_digest=plan_digest(plan),
@@ -108,6 +115,7 @@ def verify(
         load_generator=bench.load_generator,
         notes=tuple(notes),
         devices=tuple(found),
+        interrupted=interrupted,
     )
 
 

@@ -30,7 +30,8 @@ def summary(found: Verification) -> str:
     without = found.count(None)
     failed = sum(device.failure is not None for device in found.devices)
     text = f"{_rates(found.rates)}: {counts}" + (f", {without} without objective" if without else "")
-    return text + (f"; {failed} of {len(found.devices)} servers failed" if failed else "")
+    text += f"; {failed} of {len(found.devices)} servers failed" if failed else ""
+    return text + ("; interrupted, the other devices were not verified" if found.interrupted else "")
 
 
 def _rates(rates: str) -> str:

@@ -10,7 +10,7 @@ from planner.domain.plan import Placement, Plan, Status
 from planner.domain.problem import Device, DeviceKind, Model, Option, Problem
 from tests.problems import GIB, kind, model, option, problem
 
-CPU = kind("cpu-1", memory_bytes=4 * GIB)
+CPU = kind("cpu-1", memory_bytes=4 * GIB, cores=1)
 GPU = kind("A100-80", memory_bytes=75 * GIB)
 
 

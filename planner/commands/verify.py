@@ -53,6 +53,8 @@ def command(as_json: bool, **options: Any) -> None:
     else:
         click.echo(verification_table(found))
         click.echo(f"\nwritten: {path}")
+    if found.interrupted:
+        raise KeyboardInterrupt(f"{len(found.devices)} devices were verified; they are in {path}")
     _raise_unless_good(found)
 
 

@@ -60,7 +60,8 @@ class Model:
 class DeviceKind:
     """Devices that are the same in every number. `memory_bytes` is usable: the reserve is taken off.
 
-    `kappa_ppm[c][d]` weighs how much busy time of class d counts against the tolerance of class c.
+    `kappa_ppm[c][d]` weighs how much busy time of class d counts against the tolerance of class c. `cores` is
+    set for CPU devices.
     """
 
     name: str
@@ -73,6 +74,7 @@ class DeviceKind:
     backend_overhead_bytes: Mapping[str, int] = field(default_factory=dict)
     cost_microusd_per_hour: int | None = None
     power_milliwatts: int | None = None
+    cores: int | None = None
     interference_classes: tuple[str, ...] = ("default",)
     kappa_ppm: tuple[tuple[int, ...], ...] = ((PPM,),)
     calibrated: bool = False
@@ -83,6 +85,8 @@ class DeviceKind:
             raise InputError(f"device kind {self.name!r}: kappa_ppm must be {n} x {n} and >= 0")
         if self.memory_bytes <= 0 or self.server_base_bytes < 0:
             raise InputError(f"device kind {self.name!r}: memory must be positive, and the server base not negative")
+        if self.cores is not None and self.cores < 1:
+            raise InputError(f"device kind {self.name!r}: cores must be at least 1, got {self.cores}")
         if not 0 < self.utilization_ppm <= PPM:
             raise InputError(f"device kind {self.name!r}: utilization_ppm must lie in (0, {PPM}]")
 

@@ -78,7 +78,10 @@ class DeviceVerification:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """`rates` is planned, full, or the factor by which the planned rates were multiplied."""
+    """`rates` is planned, full, or the factor by which the planned rates were multiplied.
+
+    `interrupted`: only the devices that were finished by then are in it.
+    """
 
     schema_version: int
     plan_digest: str
@@ -86,10 +89,11 @@ class Verification:
     load_generator: str
     notes: tuple[str, ...]
     devices: tuple[DeviceVerification, ...]
+    interrupted: bool = False
 
     @property
     def complete(self) -> bool:
-        return all(device.failure is None for device in self.devices)
+        return not self.interrupted and all(device.failure is None for device in self.devices)
 
     def models(self) -> Iterator[ModelVerification]:
         for device in self.devices:

@@ -14,7 +14,6 @@ from planner.errors import InputError
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 # A plan file may come from anywhere, and these end up in a shell script.
 _SAFE_DEVICE = re.compile(r"[A-Za-z0-9_.+@/-]+")
-_CPU_TYPE = re.compile(r"cpu-([1-9]\d*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +53,12 @@ def places(problem: Problem, plan: Plan) -> list[Place]:
     return found
 
 
-def core_count(type_name: str) -> int | None:
-    """How many cores a CPU device of this type has; None for a GPU. The type's name says it: cpu-N."""
-    match = _CPU_TYPE.fullmatch(type_name)
-    return int(match[1]) if match else None
-
-
 def _cores(problem: Problem) -> Mapping[str, tuple[int, ...]]:
     """The CPU devices of a node take its cores one after another, used or not, so that a new plan moves none."""
     next_of_node: dict[str, int] = {}
     found = {}
     for device in problem.devices:
-        count = core_count(problem.kind_by_name[device.kind].type)
+        count = problem.kind_by_name[device.kind].cores
         if count is not None:
             node = device.gpu.rpartition("/")[0]
             first = next_of_node.get(node, 0)

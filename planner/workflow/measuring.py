@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from planner.domain.profile import ProfileRow
 from planner.domain.workload import Workload
 from planner.emit import config_pbtxt
-from planner.emit.places import core_count
 from planner.errors import InputError, NotFoundError
+from planner.inputs import fleet as fleets
+from planner.inputs.catalogue import resolve_type
 from planner.inputs.measure_config import CAPACITY_LEVELS, PLANNED_LEVELS, MeasureConfig, read_measure_config
 from planner.inputs.workload import read_workload
 from planner.inputs.yaml_file import nearest
@@ -28,6 +30,7 @@ from profiler.server.local import LocalTriton
 
 DEFAULT_CONFIG = Path("measure.yaml")
 DEFAULT_WORKLOAD = Path("workload.yaml")
+DEFAULT_FLEET = Path("fleet.yaml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,18 +62,30 @@ class Measured:
 def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
     """Measure what the store does not have yet. Each point is stored when it is done, whatever comes after."""
     config = _config(asked.config)
-    share = _cores(asked, reporter)
+    device, cores = _device(asked.device)
+    share = _share(device, cores, asked.cores, reporter)
     models = _models(asked, config, reporter)
     workload = _workload(asked.workload, config)
     installation = find_triton(asked.triton_server)
     with tempfile.TemporaryDirectory(prefix="planner-measure-") as scratch:
         server = _LocalServer(installation, share.device, Path(scratch) / "triton.log")
-        request = _request(asked, config, workload, models, share, server.version(Path(scratch)))
+        version = server.version(Path(scratch))
+        request = MeasureRequest(
+            models=models,
+            device=device,
+            cores=cores,
+            server_version=version,
+            budget_s=config.budget_s if asked.budget_s is None else asked.budget_s,
+            fresh=asked.fresh,
+            sampler_cores=frozenset(share.generator),
+            environment=environment(server_version=version, server_cores=share.device),
+            **_sweep(config, workload),
+        )
         tools = Tools(server.start, BuiltinLoadGenerator(share.generator), _write_repository)
         store = open_store(asked.store)
         try:
             summary = measure(request, store, tools, reporter)
-            rows = store.rows(device=asked.device)
+            rows = store.rows(device=device)
         finally:
             store.close()
     names = {model.name for model in models}
@@ -111,20 +126,26 @@ def _workload(path: Path | None, config: MeasureConfig) -> Workload | None:
     return None
 
 
-def _cores(asked: SweepRequest, reporter: MeasureReporter) -> CoreShare:
-    count = core_count(asked.device)
-    if count is None:
+def _device(name: str) -> tuple[str, int]:
+    """The device type's own name, and its cores; fleet.yaml may have types that the catalogue has not."""
+    types = fleets.read_types(DEFAULT_FLEET) if DEFAULT_FLEET.exists() else fleets.known_types()
+    found = None if name.startswith("gpu:") else resolve_type(name, types)
+    if found is None or found.cores is None:
         raise InputError(
-            f"--device {asked.device!r}: this version measures CPU devices, cpu-1, cpu-2 and so on",
+            f"--device {name!r}: this version measures CPU devices, cpu-1, cpu-2 and so on",
             hint="profiles of GPUs come in with `planner profiles import`",
         )
-    if asked.cores and len(asked.cores) != count:
-        given = ", ".join(map(str, asked.cores))
-        raise InputError(f"--cores {given}: {asked.device} has {count} cores, {len(asked.cores)} are named")
-    shares = share_cores({asked.device: count}, sorted(os.sched_getaffinity(0)), asked.cores)
+    return found.name, found.cores
+
+
+def _share(device: str, count: int, wanted: Sequence[int], reporter: MeasureReporter) -> CoreShare:
+    if wanted and len(wanted) != count:
+        given = ", ".join(map(str, wanted))
+        raise InputError(f"--cores {given}: {device} has {count} cores, {len(wanted)} are named")
+    shares = share_cores({device: count}, sorted(os.sched_getaffinity(0)), wanted)
     for text in shares.notes:
         reporter.note(text)
-    return shares.by_device[asked.device]
+    return shares.by_device[device]
 
 
 def _models(asked: SweepRequest, config: MeasureConfig, reporter: MeasureReporter) -> list[ModelFacts]:
@@ -164,37 +185,23 @@ def _facts(path: Path) -> ModelFacts:
     )
 
 
-def _request(
-    asked: SweepRequest,
-    config: MeasureConfig,
-    workload: Workload | None,
-    models: Sequence[ModelFacts],
-    share: CoreShare,
-    server_version: str,
-) -> MeasureRequest:
+def _sweep(config: MeasureConfig, workload: Workload | None) -> dict[str, Any]:
+    """The fields of a MeasureRequest that measure.yaml and the workload decide."""
     planned = config.open_of == "planned"
-    return MeasureRequest(
-        models=models,
-        device=asked.device,
-        cores=core_count(asked.device) or 1,
-        server_version=server_version,
-        instances=config.instances,
-        max_batch_sizes=config.max_batch_sizes,
-        queue_delays_us=config.queue_delays_us,
-        concurrency=config.concurrency,
-        load_fractions=CAPACITY_LEVELS if planned else config.open_levels,
-        planned_rps=_planned_rps(workload) if planned and workload is not None else {},
-        rate_multiples=config.open_levels if planned else PLANNED_LEVELS,
-        percentiles={} if workload is None else {model.name: model.percentile for model in workload.models},
-        shapes=config.shapes,
-        request_batch_size=config.request_batch_size,
-        budget_s=config.budget_s if asked.budget_s is None else asked.budget_s,
-        min_window_s=config.min_window_s,
-        max_window_s=config.max_window_s,
-        fresh=asked.fresh,
-        sampler_cores=frozenset(share.generator),
-        environment=environment(server_version=server_version, server_cores=share.device),
-    )
+    return {
+        "instances": config.instances,
+        "max_batch_sizes": config.max_batch_sizes,
+        "queue_delays_us": config.queue_delays_us,
+        "concurrency": config.concurrency,
+        "load_fractions": CAPACITY_LEVELS if planned else config.open_levels,
+        "planned_rps": _planned_rps(workload) if planned and workload is not None else {},
+        "rate_multiples": config.open_levels if planned else PLANNED_LEVELS,
+        "percentiles": {} if workload is None else {model.name: model.percentile for model in workload.models},
+        "shapes": config.shapes,
+        "request_batch_size": config.request_batch_size,
+        "min_window_s": config.min_window_s,
+        "max_window_s": config.max_window_s,
+    }
 
 
 def _planned_rps(workload: Workload) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ from planner.domain.codec import to_json
 from planner.domain.plan import Plan
 from planner.domain.problem import Problem
 from planner.domain.verification import Verification, verification_from_json
-from planner.emit.places import Place, core_count
+from planner.emit.places import Place
 from planner.emit.repository import emit
 from planner.errors import CheckFailed, InputError
 from planner.files import write_all
@@ -95,7 +95,7 @@ def _checked(plan_path: Path) -> tuple[Problem, Plan]:
 
 
 def _shares(problem: Problem, plan: Plan, request: VerifyRequest) -> CoreShares:
-    counts = _core_counts(plan)
+    counts = _core_counts(problem, plan)
     unknown = [name for name in request.devices if name not in counts]
     if unknown:
         raise InputError(f"device {unknown[0]!r} carries nothing in this plan; it uses {', '.join(list(counts)[:20])}")
@@ -103,8 +103,9 @@ def _shares(problem: Problem, plan: Plan, request: VerifyRequest) -> CoreShares:
     return share_cores(chosen, sorted(os.sched_getaffinity(0)), request.cores)
 
 
-def _core_counts(plan: Plan) -> Mapping[str, int | None]:
-    return {device.device: core_count(gpu.type) for gpu in plan.gpus for device in gpu.devices}
+def _core_counts(problem: Problem, plan: Plan) -> Mapping[str, int | None]:
+    cores = {device.id: problem.kind_by_name[device.kind].cores for device in problem.devices}
+    return {device.device: cores[device.device] for gpu in plan.gpus for device in gpu.devices}
 
 
 def _verification(plan_path: Path, plan: Plan) -> tuple[Verification | None, list[str]]:

@@ -86,6 +86,7 @@ class LaunchSpec:
         if self.cores is not None:
             environment["OMP_NUM_THREADS"] = str(len(self.cores))
         if self.gpu_uuid is not None:
+            environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
             environment["CUDA_VISIBLE_DEVICES"] = self.gpu_uuid
         return environment
 

@@ -19,6 +19,7 @@ from planner.errors import InputError, TritonExited, TritonRefused
 from planner.plan_files import plan_digest
 from planner.verify import VerifyReporter, VerifySettings, verify, window_seconds
 from planner.verify_judge import Usage
+from planner.verify_table import summary
 from planner.verify_traffic import DeviceTraffic, device_traffic
 from tests.plans import CPU, placed, replica_option
 from tests.problems import model
@@ -254,6 +255,20 @@ def test_an_interruption_of_a_device_alone_stops_its_server() -> None:
     with pytest.raises(KeyboardInterrupt):
         run(bench)
     assert bench.stopped == ["n1/0"]
+
+
+def test_an_interruption_keeps_what_was_finished() -> None:
+    class InterruptedBench(SimulatedBench):
+        def drive(self, server: Server, specs: Sequence[LoadSpec]) -> tuple[list[LoadResult], Usage]:
+            assert isinstance(server, SimulatedServer)
+            if server.device == "n1/1":
+                raise KeyboardInterrupt
+            return super().drive(server, specs)
+
+    found = run(InterruptedBench(), waves=[("n1/0",), ("n1/1",)])
+    assert [device.device for device in found.devices] == ["n1/0"]
+    assert (found.interrupted, found.complete) == (True, False)
+    assert "interrupted, the other devices were not verified" in summary(found)
 
 
 def test_a_device_without_traffic_is_started_and_not_driven() -> None:
