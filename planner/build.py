@@ -92,6 +92,12 @@ _NOT_PROFILED = "no profile"
 NAMES_SHOWN = 8
 
 
+def _way_to_profiles(model: str, type_name: str, fleet: Fleet) -> str:
+    if fleet.types[type_name].cores is None:
+        return f"planner profiles import FILE brings in profiles of {type_name}"
+    return f"planner measure {model} --device {type_name}, or planner profiles import FILE"
+
+
 def _require_profiles(workload: Workload, fleet: Fleet, rows: Sequence[ProfileRow], where: str) -> None:
     """A model that was measured on none of the types on offer is a mistake, not an infeasible problem."""
     types = sorted({gpu.type for gpu in fleet.gpus})
@@ -100,7 +106,7 @@ def _require_profiles(workload: Workload, fleet: Fleet, rows: Sequence[ProfileRo
         if not devices:
             known = sorted({row.model for row in rows if not row.is_overhead})
             near = get_close_matches(demand.name, known, n=3)
-            hint = f"planner measure {demand.name} --device {types[0]}, or planner profiles import FILE"
+            hint = _way_to_profiles(demand.name, types[0], fleet)
             raise NotFoundError(
                 f"{where}: model {demand.name!r} has no profile; models with profiles: {_some(known)}",
                 hint=f"did you mean {' or '.join(near)}? else {hint}" if near else hint,
@@ -109,7 +115,7 @@ def _require_profiles(workload: Workload, fleet: Fleet, rows: Sequence[ProfileRo
             found = ", ".join(devices)
             raise NotFoundError(
                 f"{where}: model {demand.name!r} has no profile on {' or '.join(types)}; it was measured on {found}",
-                hint=f"planner measure {demand.name} --device {types[0]}",
+                hint=_way_to_profiles(demand.name, types[0], fleet),
             )
         for name in demand.allowed_gpu:
             if name not in fleet.types:

@@ -11,6 +11,7 @@ from planner.domain.latency import CurvePoint, largest_stretch, tolerance
 from planner.domain.problem import DeviceKind, LatencyBasis, Model, Option, Settings
 from planner.domain.profile import ProfileRow
 from planner.domain.serving import LoadMode
+from planner.domain.statistics import samples_needed
 from planner.domain.units import PPM, busy_ppm, capacity_mrps, exact, format_bytes, latency_us
 
 REPLICA_COUNTS_TRIED = 8
@@ -134,7 +135,8 @@ def _measured_points(
         if known:
             return known, basis
         if rows:
-            text = f"its p{model.percentile} is not known: too few requests were measured"
+            count = samples_needed(model.percentile)
+            text = f"its p{model.percentile} is not known: that takes {count:,} requests in one window"
             refusals.append(Refusal("percentile", 0, text))
     if not refusals:
         refusals.append(Refusal("unstable", 0, "no stable point was measured"))

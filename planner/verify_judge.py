@@ -77,12 +77,19 @@ def _model(
         error=_error(replica.promised_ms, _finite(latency.value)),
         expected_error=_error(replica.expected_ms, _finite(latency.value)),
         memory_bytes_predicted=replica.option.memory_bytes,
-        memory_bytes_measured=usage.memory_bytes_by_model.get(replica.model),
+        memory_bytes_measured=_own_memory(replica, usage.memory_bytes_by_model.get(replica.model)),
         busy_predicted=replica.busy,
         busy_measured=usage.busy_by_model.get(replica.model),
         verdict=verdict,
         reason=reason,
     )
+
+
+def _own_memory(replica: ReplicaTraffic, processes_bytes: int | None) -> int | None:
+    """Every instance is a process that maps the backend's pages too; the plan counts those once per server."""
+    if processes_bytes is None:
+        return None
+    return max(0, processes_bytes - replica.option.instances * replica.backend_bytes)
 
 
 def _latency(result: LoadResult, percent: int) -> Latency:

@@ -16,7 +16,8 @@ from planner.domain.units import PPM, demand_mrps
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaTraffic:
     """One replica at the rate it is driven at. `busy` and the latencies are predicted at that rate, beside
-    neighbours at theirs: `promised_ms` as the plan promises, `expected_ms` by the fast limit alone."""
+    neighbours at theirs: `promised_ms` as the plan promises, `expected_ms` by the fast limit alone.
+    `backend_bytes` is the memory of its backend, which the plan counts once per server."""
 
     id: str
     model: str
@@ -27,6 +28,7 @@ class ReplicaTraffic:
     busy: float
     promised_ms: float | None
     expected_ms: float | None
+    backend_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,7 @@ def _replica(problem: Problem, loaded: LoadedDevice, place: int, rates: list[flo
         busy=float(_busy_ppm(placed, rates[place], period)) / PPM,
         promised_ms=_latency_ms(loaded, place, rates, period, optimistic=optimistic),
         expected_ms=_latency_ms(loaded, place, rates, period, optimistic=True),
+        backend_bytes=loaded.kind.backend_overhead_bytes.get(placed.option.backend or "", 0),
     )
 
 

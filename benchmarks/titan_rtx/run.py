@@ -1,9 +1,9 @@
 """GPUs for two real models: GPUs of their own as Model Analyzer's answer suggests, against one shared plan.
 
-    python benchmarks/titan_rtx/run.py [CHECKPOINT]
+    python benchmarks/titan_rtx/run.py [CHECKPOINT] [--svg FILE]
 
 CHECKPOINT is Model Analyzer's own `examples/resnet50_libtorch` checkpoint; without it the file below
-PLANNER_SHARED is read. Prints the two tables of the README.
+PLANNER_SHARED is read. Prints the tables; --svg draws the shared plan for eight services.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ from pathlib import Path
 from statistics import median
 
 from planner.build import BuildSettings, build
-from planner.domain.problem import Objective, Settings
+from planner.domain.derive import Origin, derive_plan
+from planner.domain.problem import Objective, Problem, Settings
 from planner.domain.profile import ProfileRow
 from planner.domain.workload import ModelDemand, Workload
 from planner.inputs.fleet import fleet_from_counts
 from planner.inputs.memory_law import MemoryLaw
 from planner.inputs.model_analyzer import ImportedCheckpoint, read_checkpoint
+from planner.report.fleet_map import standalone_svg
 from solvers import registry
 from solvers.base import Progress, SolveOptions, SolveResult
 
 CHECKPOINT = Path("data/model_analyzer/resnet50_libtorch/0.ckpt")
 RESNET, VGG = "resnet50_libtorch", "vgg19_libtorch"
+SHORT = {RESNET: "resnet50", VGG: "vgg19"}
 BOUND_MS = 50.0
 RATES = list(product((100, 250, 400, 550), (60, 180, 300)))
 SERVICES = (1, 2, 4, 8)
+SERVICES_DRAWN = 4
 RATE_OF_A_SERVICE = {RESNET: 40.0, VGG: 20.0}
 FLEET = "16xTITAN-RTX"
 SECONDS = 10.0
@@ -53,12 +57,17 @@ def gpus_of_their_own(rates: Mapping[str, float], best: Mapping[str, float]) -> 
     return sum(ceil(rate / best[model]) for model, rate in rates.items())
 
 
-def shared_plan(rates: Mapping[str, float], rows: Sequence[ProfileRow], *, optimistic: bool) -> SolveResult:
-    """One plan for both models with the defaults of `planner solve`, fewest GPUs first and last."""
+def shared_problem(
+    rates: Mapping[str, float], rows: Sequence[ProfileRow], *, optimistic: bool, objectives: tuple[Objective, ...]
+) -> Problem:
+    """All models on one fleet with the defaults of `planner solve`."""
     demands = tuple(ModelDemand(name=m, rates_rps={"all": r}, latency_bound_ms=BOUND_MS) for m, r in rates.items())
     fleet, _ = fleet_from_counts([FLEET])
-    choice = BuildSettings(settings=Settings(optimistic_latency=optimistic), objectives=(Objective.GPUS,))
-    problem = build(Workload(models=demands), fleet, rows, choice).problem
+    choice = BuildSettings(settings=Settings(optimistic_latency=optimistic), objectives=objectives)
+    return build(Workload(models=demands), fleet, rows, choice).problem
+
+
+def solved(problem: Problem) -> SolveResult:
     return registry.solve(problem, SolveOptions(time_limit_s=SECONDS), Progress())
 
 
@@ -78,20 +87,34 @@ def many_services(rows: Sequence[ProfileRow], best: Mapping[str, float]) -> list
     """Models that were trained on from the same two networks: each with a name and a rate of its own."""
     table = []
     for count in SERVICES:
-        networks = {f"{network}-{i}": network for network in (RESNET, VGG) for i in range(count)}
-        copies = [
-            replace(row, model=name) for name, network in networks.items() for row in rows if row.model == network
-        ]
-        copies += [row for row in rows if row.is_overhead]
-        rates = {name: RATE_OF_A_SERVICE[network] for name, network in networks.items()}
+        networks, rates, copies = services(rows, count)
         table.append([str(len(rates)), *_case(rates, copies, {name: best[n] for name, n in networks.items()})])
     return [*table, ["sum", *_sums([row[1:] for row in table])]]
+
+
+def services(rows: Sequence[ProfileRow], count: int) -> tuple[Mapping[str, str], Mapping[str, float], list[ProfileRow]]:
+    """`count` services of each network: their network, their rate, and the network's measurements for each."""
+    networks = {f"{SHORT[network]}-{i + 1}": network for network in (RESNET, VGG) for i in range(count)}
+    copies = [replace(row, model=name) for name, network in networks.items() for row in rows if row.model == network]
+    copies += [row for row in rows if row.is_overhead]
+    return networks, {name: RATE_OF_A_SERVICE[network] for name, network in networks.items()}, copies
+
+
+def drawing(rows: Sequence[ProfileRow]) -> str:
+    """The fleet map of the shared plan for eight services, as SVG."""
+    _, rates, copies = services(rows, SERVICES_DRAWN)
+    problem = shared_problem(rates, copies, optimistic=False, objectives=(Objective.GPUS, Objective.BALANCE))
+    result = solved(problem)
+    bounds = [(bound.value, bound.method) for bound in result.bounds]
+    origin = Origin(status=result.status, solver=result.solver, seed=0, runtime_s=result.runtime_s, bounds=bounds)
+    return standalone_svg(problem, derive_plan(problem, result.placements or (), origin))
 
 
 def _case(rates: Mapping[str, float], rows: Sequence[ProfileRow], best: Mapping[str, float]) -> list[str]:
     own = gpus_of_their_own(rates, best)
     started = time.monotonic()
-    plans = [shared_plan(rates, rows, optimistic=optimistic) for optimistic in (False, True)]
+    fewest = (Objective.GPUS,)
+    plans = [solved(shared_problem(rates, rows, optimistic=fast, objectives=fewest)) for fast in (False, True)]
     seconds = time.monotonic() - started
     cells = [cell for plan in plans for cell in _plan_cells(plan, own)]
     return [str(own), *cells, f"{seconds:.1f}"]
@@ -139,19 +162,22 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print()
 
 
-def find_checkpoint(arguments: Sequence[str]) -> Path:
+def parsed(arguments: Sequence[str]) -> tuple[Path, Path | None]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", nargs="?", type=Path, help="Model Analyzer's checkpoint")
-    named: Path | None = parser.parse_args(arguments).checkpoint
-    if named is not None:
-        return named
-    if "PLANNER_SHARED" not in os.environ:
+    parser.add_argument("--svg", type=Path, help="draw the shared plan for eight services, and print no tables")
+    options = parser.parse_args(arguments)
+    if options.checkpoint is None and "PLANNER_SHARED" not in os.environ:
         parser.error("name the checkpoint, or set PLANNER_SHARED")
-    return Path(os.environ["PLANNER_SHARED"]) / CHECKPOINT
+    return options.checkpoint or Path(os.environ["PLANNER_SHARED"]) / CHECKPOINT, options.svg
 
 
 def main(arguments: Sequence[str]) -> None:
-    checkpoint = read_checkpoint(find_checkpoint(arguments))
+    path, svg = parsed(arguments)
+    checkpoint = read_checkpoint(path)
+    if svg is not None:
+        svg.write_text(drawing(checkpoint.rows), encoding="utf-8")
+        return
     best = {model: best_throughput(checkpoint.rows, model, BOUND_MS) for model in (RESNET, VGG)}
     print(f"Model Analyzer's best within {BOUND_MS:g} ms: ", end="")
     print(", ".join(f"{model} {rate:.0f} req/s per GPU" for model, rate in best.items()), end="\n\n")

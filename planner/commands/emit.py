@@ -39,7 +39,8 @@ def command(plan: Path, out: Path, targets: tuple[str, ...], model_repository: P
         print_json({"out": str(out), "servers": servers})
         return
     models = sum(len(place.models) for place in found)
-    click.echo(f"{out}: {len(found)} servers on {len(nodes)} nodes, {models} models; routing.json has the weights")
+    counts = f"servers {len(found)}, nodes {len(nodes)}, replicas {models}"
+    click.echo(f"{out}: {counts}; routing.json has the weights")
     if nodes:
         click.echo(f"start a node's servers with its launch.sh, e.g. {out / nodes[0] / 'launch.sh'}")
         click.echo("they listen on 127.0.0.1; TRITON_ADDRESS=0.0.0.0 opens them to other hosts")

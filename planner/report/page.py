@@ -37,7 +37,6 @@ from planner.verify_table import summary
 VIOLATIONS_SHOWN = 50
 BINDING_SHOWN = 20
 NOTES_SHOWN = 30
-CPU_PREFIX = "cpu-"
 
 OBJECTIVES = {
     Objective.UNSERVED: "unserved demand, by priority",
@@ -281,7 +280,7 @@ def _hardware(plan: Plan) -> str:
 
 
 def _only_cpu(problem: Problem) -> bool:
-    return all(kind.type.startswith(CPU_PREFIX) for kind in problem.kinds)
+    return all(kind.cores is not None for kind in problem.kinds)
 
 
 def _count(amount: int, one: str, many: str = "") -> str:

@@ -180,7 +180,7 @@ def test_an_empty_plan() -> None:
 
 
 def test_devices_without_a_gpu_are_not_called_gpus() -> None:
-    subject = problem(options=[option(kind_name="cpu-1")], kinds=[kind("cpu-1")], fleet=devices("cpu-1"))
+    subject = problem(options=[option(kind_name="cpu-1")], kinds=[kind("cpu-1", cores=1)], fleet=devices("cpu-1"))
     assert "1 of 1 devices serve all 1 model with 1 replica" in _read(subject, _plan(subject, [("m", "cpu-1/0")]))
 
 

@@ -188,6 +188,14 @@ def test_errors_are_relative_to_what_was_measured() -> None:
     assert (unknown.error, unknown.expected_error) == (None, None)
 
 
+def test_pages_of_the_backend_are_taken_off_every_instance_because_the_plan_counts_them_once_per_server() -> None:
+    replica = replace(RANKER, option=replace(RANKER.option, instances=2), backend_bytes=40 * MIB)
+    usage = Usage(280 * MIB, 0.25, {"ranker": 180 * MIB}, {})
+    found = verified(result(spread(1, 2)), replica=replica, usage=usage)
+    assert found.models[0].memory_bytes_measured == 100 * MIB
+    assert found.memory_bytes_measured == 280 * MIB
+
+
 def test_memory_and_busy_share_stand_beside_what_was_predicted() -> None:
     usage = Usage(280 * MIB, 0.25, {"ranker": 180 * MIB}, {"ranker": 0.2})
     found = verified(result(spread(1, 2)), usage=usage)
