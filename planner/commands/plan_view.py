@@ -93,7 +93,9 @@ def _device(gpu: PlannedGpu, device: PlannedDevice, replicas: Sequence[Replica],
 
 
 def _row(replica: Replica, problem: Problem) -> tuple[str, str, str, str]:
-    run = f"{replica.instances} x batch {replica.max_batch_size}" if replica.max_batch_size else f"{replica.instances} x"
+    run = (
+        f"{replica.instances} x batch {replica.max_batch_size}" if replica.max_batch_size else f"{replica.instances} x"
+    )
     rate = f"{replica.capacity_rps:,.4g} req/s"
     latencies = [period.latency_ms for period in replica.periods if period.latency_ms is not None]
     bound = problem.model_by_name[replica.model].latency_bound_us
