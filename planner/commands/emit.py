@@ -21,6 +21,7 @@ def command(plan: Path, out: Path, targets: tuple[str, ...], model_repository: P
 
     OUT appears whole or not at all; one that an earlier emit wrote is replaced as a whole.
     """
+    from planner.domain.units import counted
     from planner.emit.repository import repository_of
     from planner.workflow.serving import emit_plan
 
@@ -39,7 +40,7 @@ def command(plan: Path, out: Path, targets: tuple[str, ...], model_repository: P
         print_json({"out": str(out), "servers": servers})
         return
     models = sum(len(place.models) for place in found)
-    counts = f"servers {len(found)}, nodes {len(nodes)}, replicas {models}"
+    counts = f"{counted(len(found), 'server')} on {counted(len(nodes), 'node')}, {counted(models, 'model')}"
     click.echo(f"{out}: {counts}; routing.json has the weights")
     if nodes:
         click.echo(f"start a node's servers with its launch.sh, e.g. {out / nodes[0] / 'launch.sh'}")

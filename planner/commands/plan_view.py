@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from planner.domain.plan import Plan, PlannedDevice, PlannedGpu, Replica
 from planner.domain.problem import Problem
-from planner.domain.units import format_bytes
+from planner.domain.units import counted, format_bytes
 
 GPUS_NAMED = 4
 WIDTH = 80
@@ -15,12 +15,12 @@ WIDTH = 80
 
 def headline(plan: Plan, problem: Problem) -> str:
     missing = sum(entry.rate_rps for entry in plan.unserved)
-    unserved = f"{missing:,g} req/s of {_count(len(plan.unserved), 'model')} unserved; " if plan.unserved else ""
+    unserved = f"{missing:,g} req/s of {counted(len(plan.unserved), 'model')} unserved; " if plan.unserved else ""
     gpus = len({device.gpu for device in problem.devices})
     cost = plan.summary.cost_usd_per_hour
     price = "" if cost is None or not plan.summary.gpus_used else f", {cost:,g} USD/h"
-    replicas = _count(plan.summary.replicas, "replica")
-    return f"{unserved}{plan.status.value}: {replicas} on {plan.summary.gpus_used} of {_count(gpus, 'GPU')}{price}"
+    replicas = counted(plan.summary.replicas, "replica")
+    return f"{unserved}{plan.status.value}: {replicas} on {plan.summary.gpus_used} of {counted(gpus, 'GPU')}{price}"
 
 
 def figures(plan: Plan, problem: Problem, *, time_limit_s: float, gap: float) -> Iterator[str]:
@@ -51,7 +51,7 @@ def placement(plan: Plan, problem: Problem, most: int) -> Iterator[str]:
                 yield f"    {model}  {run}  {rate.strip():>{widths[2]}}  {latency}".rstrip()
     hidden = sum(len(group.gpus) for group in groups[most:])
     if hidden:
-        yield f"... and {_count(hidden, 'more GPU')}"
+        yield f"... and {counted(hidden, 'more GPU')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,3 @@ def _headroom(problem: Problem) -> str:
     if len(found) > 1:
         return f"{min(found):g} to {max(found):g}"
     return f"{min(found, default=problem.settings.headroom):g}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -64,3 +64,8 @@ def format_bytes(amount: int) -> str:
     if abs(amount) >= 2**20:
         return f"{amount / 2**20:.1f} MiB"
     return f"{amount} B"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """ "1 GPU", "2 GPUs"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -10,7 +10,7 @@ from planner.domain.objectives import MAXIMISED
 from planner.domain.plan import ObjectiveValue, Plan, PlannedDevice, PlannedGpu, Replica, Status
 from planner.domain.problem import LatencyBasis, Objective, Option, Problem
 from planner.domain.profile import Source
-from planner.domain.units import format_bytes
+from planner.domain.units import counted, format_bytes
 from planner.domain.verification import Verdict, Verification
 from planner.explain import explain_plan
 from planner.report.fleet_map import STYLE, inline_svg
@@ -50,7 +50,7 @@ OBJECTIVES = {
 
 def page(problem: Problem, plan: Plan, verification: Verification | None, violations: Sequence[str]) -> str:
     """`violations`: what `check` found wrong with the plan, one sentence each."""
-    title = f"Plan: {_count(len(problem.models), 'model')} on {_hardware(plan)}"
+    title = f"Plan: {counted(len(problem.models), 'model')} on {_hardware(plan)}"
     parts = [
         _head(title, problem, plan, violations),
         *_alarm(violations),
@@ -81,14 +81,14 @@ def _answer(problem: Problem, plan: Plan) -> str:
     total, left = plan.summary, {entry.model for entry in plan.unserved}
     word = "devices" if _only_cpu(problem) else "GPUs"
     models = len(problem.models)
-    served = f"all {_count(models, 'model')}" if not left else f"{models - len(left)} of {models} models in full"
+    served = f"all {counted(models, 'model')}" if not left else f"{models - len(left)} of {models} models in full"
     cost = total.cost_usd_per_hour
     price = "" if cost is None else f", for {cost:,.2f} USD per hour"
-    replicas = _count(total.replicas, "replica")
+    replicas = counted(total.replicas, "replica")
     text = f"{total.gpus_used:,} of {all_gpus:,} {word} serve {served} with {replicas}{price}."
     if left:
         missing = sum(entry.rate_rps for entry in plan.unserved)
-        text += f" Not served: {number(missing)} requests per second of {_count(len(left), 'model')}."
+        text += f" Not served: {number(missing)} requests per second of {counted(len(left), 'model')}."
     return text
 
 
@@ -106,7 +106,7 @@ def _proof(plan: Plan) -> str:
 
 def _alarm(violations: Sequence[str]) -> Iterator[Html]:
     if violations:
-        broken = _count(len(violations), "rule or figure", "rules or figures")
+        broken = counted(len(violations), "rule or figure", "rules or figures")
         title = element("h2", f"Do not deploy: this plan breaks {broken}")
         found = bullets(violations, VIOLATIONS_SHOWN, "that planner check lists")
         yield element("div", joined([title, found]), "alarm")
@@ -281,10 +281,6 @@ def _hardware(plan: Plan) -> str:
 
 def _only_cpu(problem: Problem) -> bool:
     return all(kind.cores is not None for kind in problem.kinds)
-
-
-def _count(amount: int, one: str, many: str = "") -> str:
-    return f"{amount:,} {one if amount == 1 else many or one + 's'}"
 
 
 def _value(value: float) -> str:

@@ -465,7 +465,7 @@ def test_the_command_says_what_it_wrote(repository: Path, tmp_path: Path, capsys
     arguments = ["emit", str(tmp_path / "plan"), "--model-repository", str(repository), "-o", str(tmp_path / "out")]
     assert cli.run(arguments) == 0
     said = capsys.readouterr().out
-    assert "2 servers on 1 nodes, 3 models" in said
+    assert "2 servers on 1 node, 3 models" in said
     assert str(tmp_path / "out" / "n1" / "launch.sh") in said
     assert cli.run([*arguments, "--json"]) == 0
     servers = json.loads(capsys.readouterr().out)["servers"]
