@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from planner.domain.latency import largest_stretch, tolerance
+from planner.domain.limits import limits_of
 from planner.domain.plan import Placement
 from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem
-from planner.domain.units import PPM
 from planner.errors import InputError
 
 
@@ -157,27 +156,15 @@ class Reduction:
 
 def usable(problem: Problem, option: Option) -> Choice | None:
     """The option with its binding limits; None where it breaks a rule even alone on an empty device."""
+    limits = limits_of(problem, option)
+    if limits is None:
+        return None
     kind, model = problem.kind_by_name[option.kind], problem.model_by_name[option.model]
-    overhead = kind.backend_overhead_bytes.get(option.backend, 0)
-    if kind.server_base_bytes + overhead + option.memory_bytes > kind.memory_bytes:
-        return None
-    if model.allowed_gpu and kind.type not in model.allowed_gpu:
-        return None
-    borne, max_others = option.tolerance_ppm, option.max_others
-    if model.latency_bound_us is not None and not kind.calibrated:
-        delay = option.queue_delay_us or 0
-        phi = largest_stretch(option.curve, option.capacity_mrps, model.latency_bound_us, delay)
-        if phi is None:
-            return None
-        measured = tolerance(phi, optimistic=problem.settings.optimistic_latency)
-        borne = min(borne, measured.busy_ppm)
-        known = [limit for limit in (max_others, measured.max_others) if limit is not None]
-        max_others = min(known, default=None)
     capacity = option.capacity_mrps
     if model.peak_mrps and Objective.THROUGHPUT not in problem.objectives:
         capacity = min(capacity, model.peak_mrps)
     added = tuple(tuple(row[option.interference_class] * busy for busy in option.busy_ppm) for row in kind.kappa_ppm)
-    return Choice(option, kind, borne * PPM, max_others, capacity, added)
+    return Choice(option, kind, limits.borne_ppm2, limits.max_others, capacity, added)
 
 
 def _undominated(row: Sequence[Choice]) -> list[Choice]:
