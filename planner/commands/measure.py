@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from planner.commands.output import note, print_json
+from planner.domain.units import counted
 from planner.errors import Incomplete, InputError
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _print(measured: Measured, request: SweepRequest) -> None:
     print_summaries(measured.rows, every=True)
     summary = measured.summary
     reused = f", {summary.reused} were in the store already" if summary.reused else ""
-    click.echo(f"{summary.measured} points measured in {summary.seconds:.0f} s{reused}; store: {request.store}")
+    click.echo(f"{counted(summary.measured, 'point')} measured in {summary.seconds:.0f} s{reused}; store: {request.store}")
     _print_some("failed", summary.failed)
     _print_some("left out, the budget ended first", summary.left_out)
 

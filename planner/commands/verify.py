@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from planner.commands.output import print_json
+from planner.domain.units import counted
 from planner.errors import CheckFailed, Incomplete
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def command(as_json: bool, **options: Any) -> None:
         click.echo(verification_table(found))
         click.echo(f"\nwritten: {path}")
     if found.interrupted:
-        raise KeyboardInterrupt(f"{len(found.devices)} devices were verified; they are in {path}")
+        raise KeyboardInterrupt(f"verified so far: {counted(len(found.devices), 'device')}, in {path}")
     _raise_unless_good(found)
 
 
