@@ -1,0 +1,120 @@
+"""Fill GPU after GPU, each with the content that is worth most by given prices: a plan in one pass.
+
+With prices by size the waiting replicas that fill a GPU best go first (minimum bin slack: Gupta and Ho 1999, for
+several dimensions); with the duals of the linear relaxation those that it would use. A power above 1 takes large
+replicas first, while there are small ones to fill up with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.columns.column import Column, Content
+from solvers.columns.instance import Instance
+from solvers.columns.pricing import Effort, Pricer
+from solvers.columns.wanted import Wanted
+
+Floats = NDArray[np.float64]
+Placed = list[tuple[Column, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """By kind, what an item is worth at its whole capacity; what it serves in part is worth that part."""
+
+    worth: Sequence[Floats]
+
+    def values(self, instance: Instance, wanted: Wanted, kind: int, power: float) -> Floats:
+        items = instance.items[kind]
+        missing = wanted.missing_mrps[items.model]
+        part = np.where(missing > 0, np.minimum(1.0, missing / items.capacity_mrps), 1.0)
+        values: Floats = (self.worth[kind] * part) ** power
+        return values
+
+
+def prices_by_size(instance: Instance, costs: Sequence[float], weights: Floats) -> Prices:
+    """What the replica of a model costs that takes the least weighted share of a device, per request served."""
+    shares = []
+    for kind, items in enumerate(instance.items):
+        cost = min(c / len(g.kinds) for c, g in zip(costs, instance.groups, strict=True) if kind in g.kinds)
+        used = (items.use / items.capacity) @ _fitted(weights, len(items.capacity))
+        shares.append(np.maximum(cost, 1e-9) * np.maximum(used, 1e-9))
+    least = np.full(len(instance.problem.models), np.inf)
+    for share, items in zip(shares, instance.items, strict=True):
+        np.minimum.at(least, items.model, share / items.capacity_mrps)
+    return Prices([least[items.model] * items.capacity_mrps for items in instance.items])
+
+
+def _fitted(weights: Floats, length: int) -> Floats:
+    """Kinds may differ in the resources that bind: what is missing counts like the last one."""
+    fitted = np.resize(weights, length) if len(weights) < length else weights[:length]
+    return fitted / fitted.sum()
+
+
+class Filler:
+    """`copies` of a content are placed at once while nothing of it is more than asked for."""
+
+    def __init__(self, instance: Instance, costs: Sequence[float], nodes: int, seed: int) -> None:
+        self._instance, self._costs, self._nodes = instance, costs, nodes
+        self._pricer = Pricer(instance)
+        self._rng = np.random.default_rng(seed)
+
+    def fill(
+        self, prices: Prices, power: float, wanted: Wanted, stock: Sequence[int], *, most_cost: float = np.inf
+    ) -> Placed | None:
+        """None where stock or `most_cost` ends before the demand is served. Changes neither of its arguments."""
+        wanted, left = wanted.copy(), list(stock)
+        placed: Placed = []
+        best: dict[int, tuple[Column, float] | None] = {}
+        cost = 0.0
+        while wanted.waiting.any():
+            for group in range(len(left)):
+                if left[group] and group not in best:
+                    best[group] = self._best(group, prices, power, wanted)
+            offers = [(worth / max(self._costs[g], 1e-9), g, column) for g, found in best.items()
+                      if found is not None and left[g] for column, worth in [found]]  # fmt: skip
+            if not offers:
+                return None
+            _, group, column = max(offers, key=lambda offer: (offer[0], -offer[1]))
+            times = wanted.times(self._instance, column, left[group])
+            cost += times * self._costs[group]
+            if cost > most_cost:
+                return None
+            wanted.take(self._instance, column, times)
+            left[group] -= times
+            placed.append((column, times))
+            best = {g: f for g, f in best.items() if g != group and f is not None and self._lasts(f[0], wanted)}
+        return placed
+
+    def _best(self, group: int, prices: Prices, power: float, wanted: Wanted) -> tuple[Column, float] | None:
+        """The most valuable content of a GPU; a model on several of its devices counts on each of them alike."""
+        contents: list[Content] = []
+        total = 0.0
+        rest = wanted
+        kinds = self._instance.groups[group].kinds
+        for kind in kinds:
+            content, worth = self._device(kind, prices, power, rest)
+            contents.append(content)
+            total += worth
+            if len(kinds) > 1 and content:
+                rest = rest.copy()
+                rest.take(self._instance, Column(group, tuple(content if k == kind else () for k in kinds)), 1)
+        return (Column(group, tuple(contents)), total) if any(contents) else None
+
+    def _device(self, kind: int, prices: Prices, power: float, wanted: Wanted) -> tuple[Content, float]:
+        items = self._instance.items[kind]
+        useful = wanted.useful(self._instance, kind)
+        values = prices.values(self._instance, wanted, kind, power)
+        together = np.where(items.alone, 0, np.minimum(useful, self._instance.per_model))
+        effort = Effort(nodes=self._nodes, nodes_of_seed=0, seeds=0)
+        found, _ = self._pricer.fill(kind, values, together, 0.0, effort, self._rng)
+        found += [((int(i),), float(values[i])) for i in np.flatnonzero(items.alone & (useful > 0) & (values > 0))]
+        return max(found, key=lambda pair: pair[1], default=((), 0.0))
+
+    def _lasts(self, column: Column, wanted: Wanted) -> bool:
+        """Whether a content found before is still asked for in full."""
+        return wanted.asks_for(self._instance, column)

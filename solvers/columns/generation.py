@@ -1,0 +1,178 @@
+"""Column generation: the linear relaxation over all contents of all GPUs, and the bound that it proves.
+
+Duals are smoothed towards those of the best bound (Wentges 1997; Pessoa, Sadykov, Uchoa and Vanderbeck 2018).
+Every pricing gives a valid bound, also before convergence: Lasdon's where stock is counted, Farley's where the
+duals are scaled down until no content is worth more than its GPU costs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.columns.column import Column
+from solvers.columns.instance import Instance
+from solvers.columns.master import Cap, Duals, Master, Solution
+from solvers.columns.pricing import Effort, Pricer
+from solvers.columns.rows import Rows
+from solvers.columns.wanted import Wanted
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+SMOOTHING = 0.8
+# Values are floating-point sums; a content this much above its cost is not worth a column.
+TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is to be placed at least cost. `costs` and `stock` by group; costs in units in which the dearest is 1."""
+
+    instance: Instance
+    wanted: Wanted
+    costs: tuple[float, ...]
+    stock: tuple[int, ...]
+    caps: tuple[Cap, ...] = ()
+    divisors: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Relaxed:
+    """`bound` was proved by `duals` of `rows`; `columns` with `amounts` are the last solution of the master.
+
+    `unserved`: what no column serves, in whole units of rows; above 0 the solution is no relaxation of a plan.
+    """
+
+    bound: float
+    duals: Duals
+    rows: Rows
+    value: float
+    columns: list[Column]
+    amounts: Floats
+    unserved: float
+    rounds: int
+
+
+class Generator:
+    """One master problem, priced until its bound is within `enough` of its value, or until the deadline."""
+
+    def __init__(self, task: Task, pricer: Pricer, rng: np.random.Generator) -> None:
+        self._task, self._pricer, self._rng = task, pricer, rng
+        self.rows = Rows(task.instance, task.wanted, divisors=task.divisors)
+        self.master = Master(task.instance, self.rows, task.stock, task.costs, task.caps)
+        self._most = [task.wanted.useful(task.instance, kind) for kind in range(len(task.instance.items))]
+        self._costs = np.array(task.costs)
+        self._stock = np.array(task.stock, np.float64)
+        self.bound = 0.0
+        self.center: Duals | None = None
+        self._solution: Solution | None = None
+        self.rounds = 0
+
+    def run(
+        self, effort: Effort, deadline: float, enough: Callable[[float, float], bool], *, most_rounds: int = 1000
+    ) -> Relaxed:
+        """`enough(value, bound)` says when to stop."""
+        smoothing = SMOOTHING
+        solution = self.master.solve()
+        for _ in range(most_rounds):
+            self.rounds += 1
+            duals = solution.duals if self.center is None else self.center.mixed(solution.duals, smoothing)
+            fresh, improved = self._round(duals, effort)
+            if not fresh and self.center is not None and smoothing > 0:
+                fresh, again = self._round(solution.duals, effort)
+                improved = improved or again
+                smoothing = max(0.0, smoothing - 0.2) if not improved else smoothing
+            elif smoothing < SMOOTHING:
+                smoothing += 0.1
+            if fresh:
+                solution = self.master.solve()
+            if not fresh and not improved or enough(solution.value, self.bound) or time.monotonic() > deadline:
+                break
+        duals = self.center or solution.duals
+        return Relaxed(self.bound, duals, self.rows, solution.value, self.master.columns, solution.amounts,
+                       solution.unserved, self.rounds)  # fmt: skip
+
+    def offer(self, columns: Iterable[Column]) -> None:
+        self.master.add(columns)
+
+    def start(self, duals: Duals) -> None:
+        """Price once with duals known from elsewhere; they become the center if they prove anything."""
+        self._round(duals, Effort())
+
+    def _round(self, duals: Duals, effort: Effort) -> tuple[int, bool]:
+        """Price once: (columns that are new, whether the bound rose)."""
+        allowed = self._allowed(duals)
+        values = [self.rows.values(kind, duals.rows) for kind in range(len(self._task.instance.items))]
+        goals = allowed + TOLERANCE
+        priced = self._pricer.price(values, goals, self._most, effort, self._rng)
+        columns = [column for column, worth in priced.columns if worth > goals[column.group]]
+        improved = self._keep_bound(duals, priced.bound)
+        return self.master.add(columns), improved
+
+    def _allowed(self, duals: Duals) -> Floats:
+        """What a content of each group may be worth: its cost, its part of the stock, and of each cap."""
+        allowed = self._costs + duals.stock
+        for price, cap in zip(duals.caps, self._task.caps, strict=True):
+            allowed = allowed + price * np.array(cap.weights)
+        return allowed
+
+    def _keep_bound(self, duals: Duals, worth: Floats) -> bool:
+        """Both bounds that these duals prove, and the duals of the better one where it is the best so far."""
+        found = max((self._lasdon(duals, worth), self._farley(duals, worth)), key=lambda pair: pair[0])
+        if found[0] <= self.bound + 1e-12:
+            return False
+        self.bound, self.center = found
+        return True
+
+    def _lasdon(self, duals: Duals, worth: Floats) -> tuple[float, Duals]:
+        """The price of stock rises to what the best content is worth beyond its cost."""
+        without = Duals(duals.rows, np.zeros_like(duals.stock), duals.caps)
+        priced = Duals(duals.rows, np.maximum(0.0, worth - self._allowed(without)), duals.caps)
+        return self.value_of(priced), priced
+
+    def _farley(self, duals: Duals, worth: Floats) -> tuple[float, Duals]:
+        """All rows scaled down until no content is worth more than it may."""
+        allowed = self._allowed(duals)
+        scale = min(1.0, float((allowed / np.maximum(worth, 1e-12)).min()))
+        scaled = Duals(duals.rows * scale, duals.stock, duals.caps)
+        return self.value_of(scaled), scaled
+
+    def value_of(self, duals: Duals) -> float:
+        given = sum(price * cap.most for price, cap in zip(duals.caps, self._task.caps, strict=True))
+        return float(duals.rows @ self.rows.rhs - duals.stock @ self._stock - given)
+
+
+def starting_duals(task: Task, rows: Rows) -> Duals:
+    """Prices by area: of the resource that asks for the most GPUs, what the cheapest item of each row takes."""
+    best: tuple[float, Floats] = (-1.0, np.zeros(len(rows.rows)))
+    for resource in range(max((items.use.shape[1] for items in task.instance.items), default=0)):
+        prices = _area_prices(task, rows, resource)
+        value = float(prices @ rows.rhs)
+        if value > best[0]:
+            best = (value, prices)
+    groups = len(task.instance.groups)
+    return Duals(best[1], np.zeros(groups), np.zeros(len(task.caps)))
+
+
+def _area_prices(task: Task, rows: Rows, resource: int) -> Floats:
+    prices = np.full(len(rows.rows), np.inf)
+    for kind, items in enumerate(task.instance.items):
+        if resource >= items.use.shape[1] or not rows.index[kind].shape[1]:
+            continue
+        cost = min(task.costs[g] / len(group.kinds) for g, group in enumerate(task.instance.groups)
+                   if kind in group.kinds)  # fmt: skip
+        share = cost * items.use[:, resource] / items.capacity[resource]
+        index, coefficient = rows.index[kind][:, 0], rows.coefficient[kind][:, 0]
+        usable = coefficient > 0
+        np.minimum.at(prices, index[usable], share[usable] / coefficient[usable])
+    return np.where(np.isfinite(prices), prices, 0.0)
+
+
+def of_sequence(costs: Sequence[int]) -> tuple[float, ...]:
+    """Costs in units of the dearest."""
+    largest = max(costs, default=1) or 1
+    return tuple(cost / largest for cost in costs)

@@ -1,0 +1,160 @@
+"""A problem as arrays: what stands on a device of each kind, item by item, and the GPUs that are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.domain.problem import Device, DeviceKind, Objective
+from planner.domain.units import PPM
+from solvers.columns.device import DEEPEST
+from solvers.reduction import Choice, Reduction
+
+Ints = NDArray[np.int64]
+UNLIMITED = 2**62
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Items:
+    """The choices of one device kind. [items, resources]: `use`, `limit`; [resources]: `capacity`;
+    [items]: `capacity_mrps`, requests that a replica serves, and `model`, its place in the problem.
+
+    `alone`: items that stand on a device of this kind only without others. `overhead` is by backend, in bytes
+    of resource 0, 0 where it is already taken off the capacity.
+    """
+
+    kind: DeviceKind
+    choices: tuple[Choice, ...]
+    use: Ints
+    limit: Ints
+    capacity: Ints
+    capacity_mrps: Ints
+    model: Ints
+    backend: Ints
+    overhead: Ints
+    alone: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """GPUs that are alike: `kinds` are places in Instance.items, one per device of the GPU."""
+
+    name: str
+    kinds: tuple[int, ...]
+    gpus: tuple[tuple[Device, ...], ...]
+    cost_microusd_per_hour: int
+
+    @property
+    def stock(self) -> int:
+        return len(self.gpus)
+
+
+class Instance:
+    def __init__(self, reduction: Reduction) -> None:
+        self.reduction = reduction
+        self.problem = reduction.problem
+        self.model_index = {model.name: place for place, model in enumerate(self.problem.models)}
+        names = [kind.name for kind in self.problem.kinds if reduction.by_kind[kind.name]]
+        self.items = tuple(self._items(self.problem.kind_by_name[name]) for name in names)
+        places = {name: place for place, name in enumerate(names)}
+        self.groups = tuple(
+            Group(
+                name="+".join(kind.name for kind in group.kinds),
+                kinds=tuple(places[kind.name] for kind in group.kinds),
+                gpus=group.gpus,
+                cost_microusd_per_hour=group.cost,
+            )
+            for group in reduction.groups
+        )
+
+    @cached_property
+    def per_model(self) -> int:
+        most = self.problem.max_per_device
+        return DEEPEST if most is None else most
+
+    @cached_property
+    def by_model(self) -> list[list[tuple[int, int]]]:
+        """The (kind, item) places of each model."""
+        found: list[list[tuple[int, int]]] = [[] for _ in self.problem.models]
+        for kind, items in enumerate(self.items):
+            for item, model in enumerate(items.model.tolist()):
+                found[model].append((kind, item))
+        return found
+
+    @cached_property
+    def largest_mrps(self) -> Ints:
+        """The largest capacity of a replica, by model; 0 where it has no choice."""
+        largest = np.zeros(len(self.problem.models), np.int64)
+        for items in self.items:
+            np.maximum.at(largest, items.model, items.capacity_mrps)
+        return largest
+
+    def unit_cost(self, group: Group, objective: Objective) -> int:
+        """What one GPU in use adds to the objective, in its integer unit."""
+        return {Objective.GPUS: 1, Objective.COST: group.cost_microusd_per_hour}.get(objective, 0)
+
+    def _items(self, kind: DeviceKind) -> Items:
+        choices = self.reduction.by_kind[kind.name]
+        backends = sorted({choice.option.backend for choice in choices})
+        overhead = [kind.backend_overhead_bytes.get(name, 0) for name in backends]
+        free = kind.memory_bytes - kind.server_base_bytes
+        if len(backends) == 1:
+            free, overhead = free - overhead[0], [0]
+        resources = [_Resource([c.option.memory_bytes for c in choices], [UNLIMITED] * len(choices), free)]
+        resources += [r for r in _time_resources(kind, choices) if any(r.use)]
+        busiest = [max(choice.option.busy_ppm) for choice in choices]
+        return Items(
+            kind=kind,
+            choices=choices,
+            use=np.array([r.use for r in resources], np.int64).T.copy(),
+            limit=np.array([r.limit for r in resources], np.int64).T.copy(),
+            capacity=np.array([max(1, r.capacity) for r in resources], np.int64),
+            capacity_mrps=np.array([choice.capacity_mrps for choice in choices], np.int64),
+            model=np.array([self.model_index[c.option.model] for c in choices], np.int64),
+            backend=np.array([backends.index(c.option.backend) for c in choices], np.int64),
+            overhead=np.array(overhead, np.int64),
+            alone=np.array([busy > kind.utilization_ppm for busy in busiest], np.bool_),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Resource:
+    use: list[int]
+    limit: list[int]
+    capacity: int
+
+
+def _time_resources(kind: DeviceKind, choices: Sequence[Choice]) -> list[_Resource]:
+    """Busy time per period, what each interference class bears, and instances beside each other."""
+    periods = range(len(choices[0].option.busy_ppm))
+    threshold = kind.utilization_ppm
+    busy = [_Resource([c.option.busy_ppm[p] for c in choices], [UNLIMITED] * len(choices), threshold) for p in periods]
+    if len(kind.kappa_ppm) == 1 and kind.kappa_ppm[0][0] == PPM:
+        # One class that counts everybody in full bears a total: a limit on busy time itself.
+        borne = [[(c.borne_ppm2 + c.own_ppm2[p]) // PPM for c in choices] for p in periods]
+        busy = [_Resource(r.use, limit, r.capacity) for r, limit in zip(busy, borne, strict=True)]
+        return [*busy, *_instances(choices)]
+    classes = range(len(kind.interference_classes))
+    weighed = [
+        _Resource(
+            [c.added_ppm2[index][p] for c in choices],
+            [c.borne_ppm2 + c.own_ppm2[p] if c.option.interference_class == index else UNLIMITED for c in choices],
+            max(kind.kappa_ppm[index]) * threshold,
+        )
+        for index in classes
+        for p in periods
+    ]
+    return [*busy, *weighed, *_instances(choices)]
+
+
+def _instances(choices: Sequence[Choice]) -> list[_Resource]:
+    if all(choice.max_others is None for choice in choices):
+        return []
+    most = DEEPEST * max(choice.option.instances for choice in choices)
+    limits = [UNLIMITED if c.max_others is None else c.max_others + c.option.instances for c in choices]
+    capacity = min(most, max(limits))
+    return [_Resource([c.option.instances for c in choices], limits, capacity)]

@@ -1,0 +1,127 @@
+"""The linear master problem over the columns known so far, warm-started with HiGHS."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import highspy
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.columns.column import Column
+from solvers.columns.instance import Instance
+from solvers.columns.rows import Rows
+
+Floats = NDArray[np.float64]
+# What one whole unit of a row may cost while no column serves it, in units of the dearest GPU.
+PENALTY = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """`sum over groups of weight x GPUs in use <= most`: an objective that was dealt with, or a side of a branching."""
+
+    weights: tuple[float, ...]
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class Duals:
+    """Prices >= 0: per row and whole unit of it, per GPU of a group's stock, and per unit of each cap."""
+
+    rows: Floats
+    stock: Floats
+    caps: Floats
+
+    def mixed(self, other: Duals, share: float) -> Duals:
+        """`share` of this one, the rest of the other."""
+        return Duals(*(share * mine + (1 - share) * theirs for mine, theirs in
+                       ((self.rows, other.rows), (self.stock, other.stock), (self.caps, other.caps))))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """`amounts` [columns] in the order in which they were added; `unserved`: rows that the columns do not cover."""
+
+    value: float
+    duals: Duals
+    amounts: Floats
+    unserved: float
+
+
+class Master:
+    """Costs are those of one GPU by group, the dearest one being about 1."""
+
+    def __init__(
+        self, instance: Instance, rows: Rows, stock: Sequence[int], costs: Sequence[float], caps: Sequence[Cap]
+    ) -> None:
+        self._instance, self._rows, self._costs, self._caps = instance, rows, costs, caps
+        self.columns: list[Column] = []
+        self._known: set[Column] = set()
+        self._highs = _highs(rows, stock, caps)
+
+    def add(self, columns: Iterable[Column]) -> int:
+        """Add what is new; how many that were."""
+        fresh = [c for c in dict.fromkeys(columns) if c not in self._known]
+        if not fresh:
+            return 0
+        starts, index, value = [], [], []
+        for column in fresh:
+            starts.append(len(index))
+            for row, amount in self._entries(column):
+                index.append(row)
+                value.append(amount)
+        costs = np.array([self._costs[column.group] for column in fresh])
+        count = len(fresh)
+        self._highs.addCols(count, costs, np.zeros(count), np.full(count, highspy.kHighsInf), len(index),
+                            np.array(starts, np.int32), np.array(index, np.int32), np.array(value, np.float64))  # fmt: skip
+        self.columns.extend(fresh)
+        self._known.update(fresh)
+        return count
+
+    def solve(self) -> Solution:
+        self._highs.run()
+        solution = self._highs.getSolution()
+        prices = np.maximum(np.array(solution.row_dual), 0.0)
+        amounts = np.array(solution.col_value)
+        rows, groups = len(self._rows.rows), len(self._instance.groups)
+        duals = Duals(prices[:rows] / self._rows.scale, prices[rows : rows + groups], prices[rows + groups :])
+        value = self._highs.getInfo().objective_function_value
+        return Solution(value, duals, amounts[rows:], float(amounts[:rows].sum()))
+
+    def _entries(self, column: Column) -> list[tuple[int, float]]:
+        """(row, amount) of a column: served by its items, one GPU of the stock, and its part of each cap."""
+        rows, first = self._rows, len(self._rows.rows)
+        served: Counter[int] = Counter()
+        for kind, content in zip(self._instance.groups[column.group].kinds, column.contents, strict=True):
+            for item in content:
+                for row, coefficient in zip(rows.index[kind][item], rows.coefficient[kind][item], strict=True):
+                    if coefficient:
+                        served[int(row)] += int(coefficient)
+        found = [(row, amount / rows.scale[row]) for row, amount in served.items()]
+        found.append((first + column.group, -1.0))
+        place = first + len(self._instance.groups)
+        found += [(place + n, -cap.weights[column.group]) for n, cap in enumerate(self._caps)]
+        return found
+
+
+def _highs(rows: Rows, stock: Sequence[int], caps: Sequence[Cap]) -> highspy.Highs:
+    """Rows >= with one dear column each that stands for what nothing serves; stock and caps turned to >=."""
+    highs = highspy.Highs()
+    highs.setOptionValue("output_flag", False)
+    highs.setOptionValue("threads", 1)
+    count = len(rows.rows)
+    lower = np.concatenate([rows.rhs / rows.scale, -np.array(stock, np.float64), [-cap.most for cap in caps]])
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = count, len(lower)
+    lp.row_lower_, lp.row_upper_ = lower, np.full(len(lower), highspy.kHighsInf)
+    lp.col_cost_, lp.col_lower_ = np.full(count, PENALTY), np.zeros(count)
+    lp.col_upper_ = np.full(count, highspy.kHighsInf)
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    lp.a_matrix_.start_ = np.arange(count + 1)
+    lp.a_matrix_.index_ = np.arange(count)
+    lp.a_matrix_.value_ = np.ones(count)
+    highs.passModel(lp)
+    return highs

@@ -1,0 +1,122 @@
+"""Pricing: which content of a GPU is worth more than it costs, and a bound of what any is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.columns.column import Column, Content
+from solvers.columns.device import DEEPEST, EPSILON, IMPROVEMENTS_KEPT, search
+from solvers.columns.instance import Instance
+from solvers.columns.ranking import LEAST_WEIGHT, STEPS, Ranking, choose_weights, rank
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Nodes of the one search that proves, nodes of the search from each seed, and how many seeds at most."""
+
+    nodes: int = 20_000
+    nodes_of_seed: int = 60
+    seeds: int = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """`worth` of a column, and `bound` [groups]: no content of a GPU of the group is worth more."""
+
+    columns: list[tuple[Column, float]]
+    bound: Floats
+
+
+class Pricer:
+    """Keeps the weights of resources that served best, kind by kind: duals change little from call to call."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._weights = [np.full(len(items.capacity), 1 / len(items.capacity)) for items in instance.items]
+        self._share = [items.use / items.capacity for items in instance.items]
+        self._called = [False] * len(instance.items)
+
+    def price(
+        self, values: Sequence[Floats], goals: Floats, most: Sequence[Ints], effort: Effort, rng: np.random.Generator
+    ) -> Priced:
+        """Contents of each group worth more than `goals` [groups]; `values` and `most` [items] by kind."""
+        groups = self._instance.groups
+        single = {g.kinds[0]: goals[place] for place, g in enumerate(groups) if len(g.kinds) == 1}
+        shared = {kind for group in groups if len(group.kinds) > 1 for kind in group.kinds}
+        found: dict[int, tuple[list[tuple[Content, float]], float]] = {}
+        for kind in range(len(self._instance.items)):
+            floor = 0.0 if kind in shared else max(0.0, float(single[kind]))
+            found[kind] = self._kind(kind, values[kind], most[kind], floor, effort, rng)
+        columns: list[tuple[Column, float]] = []
+        bound = np.zeros(len(groups))
+        for place, group in enumerate(groups):
+            bound[place] = sum(found[kind][1] for kind in group.kinds)
+            if len(group.kinds) == 1:
+                columns += [(Column(place, (content,)), worth) for content, worth in found[group.kinds[0]][0]]
+            else:
+                columns += self._combined(place, [found[kind][0] for kind in group.kinds])
+        return Priced(columns, bound)
+
+    def _combined(self, place: int, rows: Sequence[list[tuple[Content, float]]]) -> list[tuple[Column, float]]:
+        """Columns of a GPU of several devices: the best content of each, then the next ones."""
+        ranked = [sorted(row, key=lambda pair: -pair[1]) or [((), 0.0)] for row in rows]
+        combined = []
+        for step in range(max(map(len, ranked))):
+            chosen = [row[min(step, len(row) - 1)] for row in ranked]
+            column = Column(place, tuple(content for content, _ in chosen))
+            combined.append((column, sum(worth for _, worth in chosen)))
+        return combined
+
+    def _kind(
+        self, kind: int, value: Floats, most: Ints, floor: float, effort: Effort, rng: np.random.Generator
+    ) -> tuple[list[tuple[Content, float]], float]:
+        items = self._instance.items[kind]
+        together = np.where(items.alone, 0, np.minimum(most, self._instance.per_model))
+        contents, bound = self.fill(kind, value, together, floor, effort, rng)
+        for item in np.flatnonzero(items.alone & (most > 0) & (value > floor)):
+            contents.append(((int(item),), float(value[item])))
+            bound = max(bound, float(value[item]))
+        return contents, bound
+
+    def fill(
+        self, kind: int, value: Floats, most: Ints, floor: float, effort: Effort, rng: np.random.Generator
+    ) -> tuple[list[tuple[Content, float]], float]:
+        """Contents of one device worth more than `floor`, and a bound of the best; `most` copies of each item."""
+        items = self._instance.items[kind]
+        candidates = np.flatnonzero((value > EPSILON) & (most > 0))
+        if not len(candidates):
+            return [], 0.0
+        share = self._share[kind]
+        weights = choose_weights(value[candidates], share[candidates], most[candidates], self._weights[kind],
+                                 1 if self._called[kind] else len(STEPS))  # fmt: skip
+        self._weights[kind], self._called[kind] = weights, True
+        weight = share @ weights + LEAST_WEIGHT
+        by = rank(candidates, items.model, most, value, weight)
+        seeds = _seeds(by, effort.seeds, rng)
+        rows = IMPROVEMENTS_KEPT + len(seeds)
+        found, worth = np.empty((rows, DEEPEST), np.int64), np.empty(rows)
+        kept, bound = search(
+            items.use, items.limit, items.capacity, items.model, items.backend, items.overhead, most,
+            self._instance.per_model, value, weights, by.first, by.options, by.rank, by.step_value, by.step_weight,
+            by.copies, by.item, by.places, seeds, effort.nodes, effort.nodes_of_seed, floor, found, worth,
+        )  # fmt: skip
+        return [(_content(found[row]), float(worth[row])) for row in range(kept)], bound
+
+
+def _content(row: Ints) -> Content:
+    ends = np.flatnonzero(row < 0)
+    return tuple(sorted(row[: ends[0]].tolist() if len(ends) else row.tolist()))
+
+
+def _seeds(by: Ranking, count: int, rng: np.random.Generator) -> Ints:
+    """The most valuable choice of each model; some of them where there are many."""
+    seeds = by.options[by.first[:-1]]
+    chosen: Ints = seeds if len(seeds) <= count else rng.choice(seeds, count, replace=False)
+    return chosen

@@ -1,0 +1,105 @@
+"""From the linear relaxation to a plan: take what is whole, solve again for the rest, and so on (diving)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from solvers.columns.column import Column
+from solvers.columns.filling import Filler, Placed, Prices
+from solvers.columns.generation import Generator, Relaxed, Task
+from solvers.columns.pricing import Effort, Pricer
+
+WHOLE = 1e-6
+# Of the GPUs of a relaxation without whole columns, the share that is rounded up at once, by the largest fractions.
+SHARE_ROUNDED = 0.12
+ROUNDS = 12
+POWERS = (1.0, 1.05, 1.2)
+
+
+class Dive:
+    """`pool` collects columns: those of one relaxation serve the next."""
+
+    def __init__(self, pricer: Pricer, filler: Filler, rng: np.random.Generator, effort: Effort) -> None:
+        self._pricer, self._filler, self._rng, self._effort = pricer, filler, rng, effort
+        self.pool: dict[Column, None] = {}
+
+    def run(self, task: Task, deadline: float, most_cost: float, relaxed: Relaxed | None = None) -> Placed | None:
+        """The cheapest plan below `most_cost` that was met on the way down."""
+        wanted, stock = task.wanted.copy(), list(task.stock)
+        placed: Placed = []
+        best: Placed | None = None
+        spent = 0.0
+        while wanted.waiting.any() and time.monotonic() < deadline:
+            rest = replace(task, wanted=wanted, stock=tuple(stock))
+            if relaxed is None:
+                relaxed = self._relax(rest, deadline)
+            if relaxed.unserved > WHOLE or spent + relaxed.bound > most_cost - WHOLE:
+                return best
+            for column, times in self._rounded(rest, relaxed):
+                wanted.take(task.instance, column, times)
+                stock[column.group] -= times
+                placed.append((column, times))
+                spent += times * task.costs[column.group]
+            filled = self._fill(replace(rest, wanted=wanted, stock=tuple(stock)), relaxed, most_cost - spent)
+            if filled is not None:
+                best = [*placed, *filled]
+                most_cost = cost_of(task, best)
+            relaxed = None
+        return best
+
+    def _relax(self, task: Task, deadline: float) -> Relaxed:
+        generator = Generator(task, self._pricer, self._rng)
+        generator.offer(column for column in self.pool if task.wanted.asks_for(task.instance, column))
+        relaxed = generator.run(self._effort, deadline, lambda value, bound: value - bound < 1e-3 * value,
+                                most_rounds=ROUNDS)  # fmt: skip
+        self.pool.update(dict.fromkeys(relaxed.columns))
+        return relaxed
+
+    def _rounded(self, task: Task, relaxed: Relaxed) -> Iterable[tuple[Column, int]]:
+        """Whole parts; where there are none, the largest fractions rounded up. Nothing is served twice."""
+        wanted, stock = task.wanted.copy(), list(task.stock)
+        order = np.argsort(-relaxed.amounts, kind="stable")
+        taken = 0
+        for place in order:
+            amount = float(relaxed.amounts[place])
+            if amount < 1 - WHOLE:
+                break
+            column = relaxed.columns[place]
+            times = min(int(amount + WHOLE), stock[column.group])
+            if times and wanted.asks_for(task.instance, column):
+                times = wanted.times(task.instance, column, times)
+                wanted.take(task.instance, column, times)
+                stock[column.group] -= times
+                taken += times
+                yield column, times
+        if taken:
+            return
+        room = max(1, int(SHARE_ROUNDED * relaxed.amounts.sum()))
+        for place in order[: 4 * room]:
+            column = relaxed.columns[place]
+            full = wanted.asks_for(task.instance, column)
+            if stock[column.group] and (full or (taken == 0 and relaxed.amounts[place] > WHOLE)):
+                wanted.take(task.instance, column, 1)
+                stock[column.group] -= 1
+                taken += 1
+                yield column, 1
+            if taken >= room:
+                return
+
+    def _fill(self, task: Task, relaxed: Relaxed, most_cost: float) -> Placed | None:
+        """The rest at once, by the duals of the relaxation."""
+        worth = [relaxed.rows.values(kind, relaxed.duals.rows) for kind in range(len(task.instance.items))]
+        best: Placed | None = None
+        for power in POWERS:
+            filled = self._filler.fill(Prices(worth), power, task.wanted, task.stock, most_cost=most_cost - WHOLE)
+            if filled is not None:
+                best, most_cost = filled, cost_of(task, filled)
+        return best
+
+
+def cost_of(task: Task, placed: Placed) -> float:
+    return sum(times * task.costs[column.group] for column, times in placed)
