@@ -11,7 +11,7 @@ from planner.domain.layout import Layout
 from planner.domain.plan import ObjectiveValue, Placement
 from planner.domain.problem import Problem
 from planner.errors import InputError, PlannerError
-from solvers.base import Progress, SolveOptions, SolveResult, SolverFactory
+from solvers.base import Progress, SolveOptions, Solver, SolveResult, SolverFactory
 from solvers.bounds import places_needed
 from solvers.greedy import GreedySolver, first_plan
 from solvers.reduction import Reduction
@@ -91,4 +91,12 @@ def _cpsat() -> CpsatSolver:
     return CpsatSolver()
 
 
-FACTORIES: dict[str, SolverFactory] = {AUTO: AutoSolver, GreedySolver.name: GreedySolver, "cpsat": _cpsat}
+def _columns() -> Solver:
+    from solvers.columns.solver import ColumnsSolver
+
+    return ColumnsSolver()
+
+
+FACTORIES: dict[str, SolverFactory] = {
+    AUTO: AutoSolver, GreedySolver.name: GreedySolver, "cpsat": _cpsat, "columns": _columns,
+}  # fmt: skip

@@ -1,0 +1,201 @@
+"""The search for a plan of least cost: fill, relax, dive, then neighbourhoods until it is proven or time is up."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from solvers.base import SolveOptions
+from solvers.columns.column import Column
+from solvers.columns.filling import Filler, Placed, Prices, prices_by_size
+from solvers.columns.generation import Generator, Relaxed, Task, starting_duals
+from solvers.columns.instance import Instance
+from solvers.columns.neighbourhood import Neighbourhood, trimmed
+from solvers.columns.pricing import Effort, Pricer
+from solvers.columns.rounding import POWERS, Dive, cost_of
+from solvers.columns.selection import select
+from solvers.columns.wanted import Wanted
+
+FILL_NODES = 2_000
+# Shares of the time limit: fills from different prices, the relaxation, the dive.
+SHARE_OF_FILLS, SHARE_OF_RELAXATION, SHARE_OF_DIVE = 0.15, 0.45, 0.75
+SURE = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """By group, whole numbers: `main` is minimised first, then `then`."""
+
+    main: tuple[int, ...]
+    then: tuple[int, ...]
+
+    @property
+    def unit(self) -> int:
+        """Every plan costs a multiple of it."""
+        return math.gcd(*self.main) or 1
+
+    def total(self, plan: Sequence[Column]) -> int:
+        return sum(self.main[column.group] for column in plan)
+
+    def whole(self, bound: float) -> int:
+        """A bound of a relaxation with scaled costs as the least multiple of the unit that a plan may cost."""
+        return self.unit * math.ceil(bound * (max(self.main) or 1) / self.unit - SURE)
+
+    def blended(self) -> tuple[float, ...]:
+        """One number that ranks like both: the dearest GPU costs about 1."""
+        largest, largest_then = max(self.main) or 1, max(self.then, default=0) or 1
+        then = self.then or (0,) * len(self.main)
+        return tuple(a / largest + 1e-5 * b / largest_then for a, b in zip(self.main, then, strict=True))
+
+    def scaled(self) -> tuple[float, ...]:
+        largest = max(self.main) or 1
+        return tuple(cost / largest for cost in self.main)
+
+
+class Search:
+    """`plan` is the best so far, `bound` what is proven of `costs.main`, in its whole unit."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        costs: Costs,
+        options: SolveOptions,
+        deadline: float,
+        improved: Callable[[list[Column], int], None],
+    ) -> None:
+        self._instance, self._costs, self._options, self._improved = instance, costs, options, improved
+        self._started = time.monotonic()
+        self._deadline = math.inf if options.iterations is not None else deadline
+        problem = instance.problem
+        wanted = Wanted.of(problem.models, optional=problem.allow_unserved)
+        stock = tuple(group.stock for group in instance.groups)
+        self.task = Task(instance=instance, wanted=wanted, costs=costs.blended(), stock=stock)
+        self._rng = np.random.default_rng(options.seed)
+        self._pricer = Pricer(instance)
+        self._filler = Filler(instance, self.task.costs, FILL_NODES, options.seed)
+        self._dive = Dive(self._pricer, self._filler, self._rng, Effort(nodes=4_000))
+        self.plan: list[Column] | None = None
+        self.relaxed: Relaxed | None = None
+        self.bound = 0
+        self.scaled = costs.scaled()
+
+    def run(self) -> None:
+        self._fills()
+        self._relax()
+        if not self.proven:
+            self._dive_once()
+        if not self.proven:
+            self._select()
+        self._neighbourhoods()
+
+    @property
+    def proven(self) -> bool:
+        return self.plan is not None and self._costs.total(self.plan) <= self.bound
+
+    @property
+    def near(self) -> bool:
+        """Proven as closely as was asked for."""
+        if self.plan is None:
+            return False
+        value = self._costs.total(self.plan)
+        return value - self.bound <= self._options.gap * value
+
+    def offer(self, plan: Sequence[Column]) -> None:
+        """Keep a plan where it is better in both costs, in their order."""
+        plan = trimmed(self.task, plan)
+        if self.plan is None or self._key(plan) < self._key(self.plan):
+            self.plan = plan
+            self._improved(plan, self.bound)
+
+    def relaxation(self, task: Task, columns: Sequence[Column], until: float) -> Relaxed:
+        """The linear relaxation of `task`, from the prices by area and these columns."""
+        generator = Generator(task, self._pricer, self._rng)
+        generator.offer(columns)
+        generator.start(starting_duals(task, generator.rows))
+        return generator.run(Effort(), until, self._enough)
+
+    def _key(self, plan: Sequence[Column]) -> tuple[int, int]:
+        return self._costs.total(plan), sum(self._costs.then[column.group] for column in plan if self._costs.then)
+
+    def _at(self, share: float) -> float:
+        return self._started + share * (self._deadline - self._started)
+
+    def _fills(self) -> None:
+        """Plans from prices by size; each gives columns to the relaxation as well."""
+        resources = max(items.use.shape[1] for items in self._instance.items)
+        for weights in _mixes(resources):
+            prices = prices_by_size(self._instance, self.task.costs, weights)
+            for power in POWERS:
+                placed = self._filler.fill(prices, power, self.task.wanted, self.task.stock)
+                if placed is not None:
+                    self._dive.pool.update(dict.fromkeys(column for column, _ in placed))
+                    self.offer(spread_out(placed))
+                if time.monotonic() > self._at(SHARE_OF_FILLS):
+                    return
+
+    def _relax(self) -> None:
+        task = replace(self.task, costs=self.scaled)
+        columns = [*self._dive.pool, *(self.plan or ())]
+        self.relaxed = self.relaxation(task, columns, self._at(SHARE_OF_RELAXATION))
+        self._dive.pool.update(dict.fromkeys(self.relaxed.columns))
+        self.bound = self._costs.whole(self.relaxed.bound)
+        if self.plan is not None:
+            self._improved(self.plan, self.bound)
+
+    def _enough(self, value: float, bound: float) -> bool:
+        """Nothing more to gain: the rounded bound is that of the value, or the plan's cost already."""
+        low = self._costs.whole(bound)
+        if self.plan is not None and self._costs.total(self.plan) <= low:
+            return True
+        return self._costs.whole(value) <= low or value - bound <= 1e-6 * value
+
+    def _dive_once(self) -> None:
+        if self.relaxed is None or self.relaxed.unserved > SURE:
+            return
+        placed = self._dive.run(self.task, self._at(SHARE_OF_DIVE), self._most_cost(), self.relaxed)
+        if placed is not None:
+            self.offer(spread_out(placed))
+
+    def _most_cost(self) -> float:
+        return math.inf if self.plan is None else sum(self.task.costs[column.group] for column in self.plan)
+
+    def _select(self) -> None:
+        """The best plan from the columns known, by CP-SAT."""
+        seconds = 0.3 * (self._deadline - time.monotonic())
+        found = select(self.task, list(self._dive.pool), self.plan, self.bound, self._costs, self._options, seconds)
+        if found is not None:
+            self.offer(found)
+
+    def _neighbourhoods(self) -> None:
+        if self.plan is None or self.relaxed is None:
+            return
+        worth = [self.relaxed.rows.values(kind, self.relaxed.duals.rows) for kind in range(len(self._instance.items))]
+        around = Neighbourhood(self.task, self._filler, self._dive, self._rng)
+        turn, now = 0, self.plan
+        while not (self.near and self._is_best_then()) and time.monotonic() < self._deadline:
+            if self._options.iterations is not None and turn >= self._options.iterations:
+                return
+            turn += 1
+            moved = around.step(now, Prices(worth), self._deadline)
+            if moved is not None:
+                now = moved.plan
+                if moved.saved > 0:
+                    self.offer(now)
+
+    def _is_best_then(self) -> bool:
+        """With one price per GPU the second cost follows from the first."""
+        return len(self._costs.main) <= 1 or not any(self._costs.then)
+
+
+def spread_out(placed: Placed) -> list[Column]:
+    return [column for column, times in placed for _ in range(times)]
+
+
+def _mixes(resources: int) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
+    """Weights of the resources: all alike, then each one doubled."""
+    alike = np.ones(resources)
+    return [alike, *(alike + np.eye(resources)[r] for r in range(resources))]

@@ -1,0 +1,227 @@
+"""Column generation behind the protocol of all solvers: plans, bounds and proofs for `gpus` and `cost`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from planner.domain.certificate import Proof
+from planner.domain.layout import Layout
+from planner.domain.objectives import integer_value, natural
+from planner.domain.plan import ObjectiveValue, Placement, Status
+from planner.domain.problem import Device, Objective, Option, Problem
+from solvers.base import Bound, Progress, SolveOptions, SolveResult
+from solvers.bounds import NO_BOUND, area_bounds, lexicographic, unbounded
+from solvers.columns.certifying import proof_of
+from solvers.columns.column import Column
+from solvers.columns.compiled import compiled
+from solvers.columns.generation import Relaxed, Task
+from solvers.columns.instance import Instance
+from solvers.columns.master import Cap
+from solvers.columns.search import SURE, Costs, Search
+from solvers.greedy import first_plan
+from solvers.reduction import Reduction, name_placements
+
+NAME = "columns"
+MAIN = (Objective.GPUS, Objective.COST)
+# Of the time limit, what the search may take; the rest is for later objectives and for writing the plan down.
+SHARE_OF_SEARCH = 0.93
+
+
+class ColumnsSolver:
+    """Other objectives than `gpus` and `cost` keep what the first plan gave them.
+
+    With a limit in iterations the same seed gives the same plan.
+    """
+
+    name = NAME
+
+    def solve(self, problem: Problem, options: SolveOptions, progress: Progress) -> SolveResult:
+        started = time.monotonic()
+        reduction = Reduction(problem)
+        return self.improve(reduction, first_plan(reduction, progress), options, progress, started)
+
+    def improve(
+        self,
+        reduction: Reduction,
+        plan: tuple[Placement, ...] | None,
+        options: SolveOptions,
+        progress: Progress,
+        started: float,
+    ) -> SolveResult:
+        """Start from a plan that is known. The time limit counts from `started`, a time.monotonic()."""
+        run = _Run(reduction, plan, options, progress, started)
+        try:
+            run.all_objectives()
+        except KeyboardInterrupt:
+            run.interrupted = True
+            if run.plan is None:
+                raise
+        return run.result()
+
+
+def applies(problem: Problem) -> bool:
+    """Whether the first objective that is not settled by serving all demand is one of ours."""
+    first = next((o for o in problem.objectives if o is not Objective.UNSERVED), None)
+    return first in MAIN
+
+
+class _Run:
+    def __init__(
+        self,
+        reduction: Reduction,
+        plan: tuple[Placement, ...] | None,
+        options: SolveOptions,
+        progress: Progress,
+        started: float,
+    ) -> None:
+        self._reduction, self._problem = reduction, reduction.problem
+        self._options, self._progress, self._started = options, progress, started
+        self._deadline = started + options.time_limit_s
+        self._compile_s = 0.0
+        self._bounds: dict[int, Bound] = {}
+        self._proofs: list[Proof] = []
+        self._infeasible = bool(reduction.hopeless) and not reduction.problem.allow_unserved
+        self.plan = plan
+        self.interrupted = False
+
+    def all_objectives(self) -> None:
+        if self._infeasible or not applies(self._problem):
+            return
+        ready = compiled(self._deadline - time.monotonic())
+        if ready is None:
+            self._progress.message("the time limit ended while the search was being compiled for this machine")
+            return
+        self._compile_s = ready
+        self._instance = Instance(self._reduction)
+        places = [place for place, o in enumerate(self._problem.objectives) if o in MAIN]
+        search = self._first(places)
+        if self.plan is not None and search.relaxed is not None:
+            for number, place in enumerate(places[1:], start=1):
+                self._later(search, place, places[:number])
+
+    def result(self) -> SolveResult:
+        objectives = self._problem.objectives
+        bounds: tuple[Bound, ...] = (NO_BOUND,) * len(objectives)
+        status = Status.INFEASIBLE if self._infeasible else Status.NOT_FOUND
+        if self.plan is not None:
+            layout = Layout(self._problem, self.plan)
+            known = area_bounds(self._reduction, layout)
+            bounds = tuple(self._bounds.get(place, bound) for place, bound in enumerate(known))
+            reached = [objective.value for objective in unbounded(self._problem, layout)]
+            status = Status.OPTIMAL if reached == [bound.value for bound in bounds] else Status.FEASIBLE
+        return SolveResult(
+            status=status, solver=NAME, placements=self.plan, bounds=bounds,
+            runtime_s=time.monotonic() - self._started, interrupted=self.interrupted, proofs=tuple(self._proofs),
+            compile_s=self._compile_s,
+        )  # fmt: skip
+
+    def _first(self, places: Sequence[int]) -> Search:
+        """Search for the first of our objectives, the next one deciding between plans that cost the same."""
+        costs = Costs(main=self._costs(places[0]), then=self._costs(places[1]) if len(places) > 1 else ())
+        deadline = self._started + SHARE_OF_SEARCH * self._options.time_limit_s
+        search = Search(self._instance, costs, self._options, deadline, self._improved)
+        if self.plan is not None and self._serves_all(self.plan):
+            search.offer(columns_of(self._instance, self.plan))
+        try:
+            search.run()
+        finally:
+            self._conclude(search, places[0])
+        return search
+
+    def _conclude(self, search: Search, place: int) -> None:
+        if search.plan is not None:
+            self._keep(search.plan)
+        if search.relaxed is None:
+            return
+        stock_cost = sum(c * g.stock for c, g in zip(self._costs(place), self._instance.groups, strict=True))
+        self._infeasible = not self._problem.allow_unserved and search.bound > stock_cost
+        if self.plan is None or not self._serves_all(self.plan):
+            return
+        objective = self._problem.objectives[place]
+        self._bounds[place] = Bound(value=natural(objective, search.bound), method=NAME)
+        task = replace(search.task, costs=search.scaled)
+        self._prove(place, objective, task, search.relaxed, self._costs(place), [])
+
+    def _later(self, search: Search, place: int, earlier: Sequence[int]) -> None:
+        """The bound of a later objective, with the earlier ones held at the values of the plan."""
+        layout = Layout(self._problem, self.plan or ())
+        objectives = self._problem.objectives
+        values = [integer_value(layout, objectives[p]) for p in earlier]
+        caps = tuple(
+            Cap(tuple(cost / max(self._costs(p)) for cost in self._costs(p)), value / max(self._costs(p)))
+            for p, value in zip(earlier, values, strict=True)
+        )
+        costs = Costs(main=self._costs(place), then=())
+        task = replace(search.task, costs=costs.scaled(), caps=caps)
+        relaxed = search.relaxation(task, columns_of(self._instance, self.plan or ()), self._deadline)
+        self._bounds[place] = Bound(value=natural(objectives[place], costs.whole(relaxed.bound)), method=NAME)
+        fixed = [(objectives[p].value, value) for p, value in zip(earlier, values, strict=True)]
+        self._prove(place, objectives[place], task, relaxed, costs.main, fixed)
+
+    def _prove(
+        self, place: int, objective: Objective, task: Task, relaxed: Relaxed, costs: Sequence[int],
+        fixed: Sequence[tuple[str, int]],
+    ) -> None:  # fmt: skip
+        unit = Costs(main=tuple(costs), then=()).unit
+        proof = proof_of(objective, task, relaxed, max(costs), unit, fixed)
+        self._proofs.append(proof)
+        self._bounds[place] = replace(self._bounds[place], certified=natural(objective, proof.bound))
+
+    def _costs(self, place: int) -> tuple[int, ...]:
+        objective = self._problem.objectives[place]
+        return tuple(self._instance.unit_cost(group, objective) for group in self._instance.groups)
+
+    def _serves_all(self, plan: Sequence[Placement]) -> bool:
+        if not self._problem.allow_unserved:
+            return True
+        layout = Layout(self._problem, plan)
+        return not any(layout.missing_mrps(model.name) for model in self._problem.models)
+
+    def _improved(self, plan: Sequence[Column], bound: int) -> None:
+        self._keep(plan)
+
+    def _keep(self, columns: Sequence[Column]) -> None:
+        """Keep and report a plan that is better in the objectives of the problem."""
+        plan = placements_of(self._instance, columns)
+        if self.plan is None or self._key(plan) < self._key(self.plan):
+            self.plan = plan
+            self._progress.improved(plan, self._values(plan))
+
+    def _key(self, plan: Sequence[Placement]) -> tuple[int, ...]:
+        return lexicographic(self._problem, Layout(self._problem, plan))
+
+    def _values(self, plan: Sequence[Placement]) -> tuple[ObjectiveValue, ...]:
+        return unbounded(self._problem, Layout(self._problem, plan))
+
+
+def columns_of(instance: Instance, plan: Sequence[Placement]) -> list[Column]:
+    """The contents of the GPUs in use."""
+    places = {
+        choice.option.id: item for items in instance.items for item, choice in enumerate(items.choices)
+    }  # fmt: skip
+    on_device: dict[str, list[int]] = {}
+    for placement in plan:
+        on_device.setdefault(placement.device, []).append(places[placement.option])
+    found = []
+    for number, group in enumerate(instance.groups):
+        for gpu in group.gpus:
+            contents = tuple(tuple(sorted(on_device.get(device.id, ()))) for device in gpu)
+            if any(contents):
+                found.append(Column(number, contents))
+    return found
+
+
+def placements_of(instance: Instance, columns: Sequence[Column]) -> tuple[Placement, ...]:
+    """The first GPUs of each group, in the order of the columns."""
+    return name_placements(instance.problem, _pairs(instance, columns))
+
+
+def _pairs(instance: Instance, columns: Sequence[Column]) -> Iterator[tuple[Option, Device]]:
+    free = [iter(group.gpus) for group in instance.groups]
+    for column in sorted(columns, key=lambda c: (c.group, c.contents)):
+        gpu = next(free[column.group])
+        for device, kind, content in zip(gpu, instance.groups[column.group].kinds, column.contents, strict=True):
+            for item in content:
+                yield instance.items[kind].choices[item].option, device
