@@ -30,7 +30,8 @@ def proof_of(
     duals, numerator = [], 0
     for row, price in zip(relaxed.rows.rows, relaxed.duals.rows, strict=True):
         dual = math.floor(float(price) * whole * shrink * (1 - MARGIN))
-        if dual > 0:
+        # Where models may be left out, a minimum of replicas is no row of its own.
+        if dual > 0 and not (row.kind is RowKind.REPLICAS_MIN and task.instance.problem.allow_unserved):
             duals.append(RowDual(row=row.kind, subject=row.subject, divisor=row.divisor, dual=dual))
             numerator += dual * row.rhs
     for group, price, stock in zip(task.instance.groups, relaxed.duals.stock, task.stock, strict=True):

@@ -80,9 +80,10 @@ class Pricer:
         items = self._instance.items[kind]
         together = np.where(items.alone, 0, np.minimum(most, self._instance.per_model))
         contents, bound = self.fill(kind, value, together, floor, effort, rng)
-        for item in np.flatnonzero(items.alone & (most > 0) & (value > floor)):
-            contents.append(((int(item),), float(value[item])))
+        for item in np.flatnonzero(items.alone & (most > 0)):
             bound = max(bound, float(value[item]))
+            if value[item] > floor:
+                contents.append(((int(item),), float(value[item])))
         return contents, bound
 
     def fill(

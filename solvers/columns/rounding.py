@@ -39,7 +39,10 @@ class Dive:
                 relaxed = self._relax(rest, deadline)
             if relaxed.unserved > WHOLE or spent + relaxed.bound > most_cost - WHOLE:
                 return best
-            for column, times in self._rounded(rest, relaxed):
+            taken = list(self._rounded(rest, relaxed))
+            if not taken:
+                return best
+            for column, times in taken:
                 wanted.take(task.instance, column, times)
                 stock[column.group] -= times
                 placed.append((column, times))

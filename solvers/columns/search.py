@@ -38,22 +38,25 @@ class Costs:
         """Every plan costs a multiple of it."""
         return math.gcd(*self.main) or 1
 
+    @property
+    def largest(self) -> int:
+        return max(self.main) or 1
+
     def total(self, plan: Sequence[Column]) -> int:
         return sum(self.main[column.group] for column in plan)
 
     def whole(self, bound: float) -> int:
         """A bound of a relaxation with scaled costs as the least multiple of the unit that a plan may cost."""
-        return self.unit * math.ceil(bound * (max(self.main) or 1) / self.unit - SURE)
+        return self.unit * math.ceil(bound * self.largest / self.unit - SURE)
 
     def blended(self) -> tuple[float, ...]:
         """One number that ranks like both: the dearest GPU costs about 1."""
-        largest, largest_then = max(self.main) or 1, max(self.then, default=0) or 1
+        largest_then = max(self.then, default=0) or 1
         then = self.then or (0,) * len(self.main)
-        return tuple(a / largest + 1e-5 * b / largest_then for a, b in zip(self.main, then, strict=True))
+        return tuple(a / self.largest + 1e-5 * b / largest_then for a, b in zip(self.main, then, strict=True))
 
     def scaled(self) -> tuple[float, ...]:
-        largest = max(self.main) or 1
-        return tuple(cost / largest for cost in self.main)
+        return tuple(cost / self.largest for cost in self.main)
 
 
 class Search:
@@ -171,7 +174,7 @@ class Search:
             self.offer(found)
 
     def _neighbourhoods(self) -> None:
-        if self.plan is None or self.relaxed is None:
+        if not self.plan or self.relaxed is None:
             return
         worth = [self.relaxed.rows.values(kind, self.relaxed.duals.rows) for kind in range(len(self._instance.items))]
         around = Neighbourhood(self.task, self._filler, self._dive, self._rng)

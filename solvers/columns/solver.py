@@ -62,9 +62,10 @@ class ColumnsSolver:
 
 
 def applies(problem: Problem) -> bool:
-    """Whether the first objective that is not settled by serving all demand is one of ours."""
-    first = next((o for o in problem.objectives if o is not Objective.UNSERVED), None)
-    return first in MAIN
+    """Whether serving all demand is settled first, and one of our objectives is next."""
+    if problem.objectives[0] is Objective.UNSERVED:
+        return problem.objectives[1:2] != () and problem.objectives[1] in MAIN
+    return problem.objectives[0] in MAIN and not problem.allow_unserved
 
 
 class _Run:
@@ -87,7 +88,7 @@ class _Run:
         self.interrupted = False
 
     def all_objectives(self) -> None:
-        if self._infeasible or not applies(self._problem):
+        if self._infeasible or not self._reduction.groups or not applies(self._problem):
             return
         ready = compiled(self._deadline - time.monotonic())
         if ready is None:
@@ -97,7 +98,7 @@ class _Run:
         self._instance = Instance(self._reduction)
         places = [place for place, o in enumerate(self._problem.objectives) if o in MAIN]
         search = self._first(places)
-        if self.plan is not None and search.relaxed is not None:
+        if self.plan is not None and search.relaxed is not None and self._serves_all(self.plan):
             for number, place in enumerate(places[1:], start=1):
                 self._later(search, place, places[:number])
 
@@ -150,7 +151,7 @@ class _Run:
         objectives = self._problem.objectives
         values = [integer_value(layout, objectives[p]) for p in earlier]
         caps = tuple(
-            Cap(tuple(cost / max(self._costs(p)) for cost in self._costs(p)), value / max(self._costs(p)))
+            Cap(Costs(main=self._costs(p), then=()).scaled(), value / Costs(main=self._costs(p), then=()).largest)
             for p, value in zip(earlier, values, strict=True)
         )
         costs = Costs(main=self._costs(place), then=())
@@ -164,8 +165,8 @@ class _Run:
         self, place: int, objective: Objective, task: Task, relaxed: Relaxed, costs: Sequence[int],
         fixed: Sequence[tuple[str, int]],
     ) -> None:  # fmt: skip
-        unit = Costs(main=tuple(costs), then=()).unit
-        proof = proof_of(objective, task, relaxed, max(costs), unit, fixed)
+        whole = Costs(main=tuple(costs), then=())
+        proof = proof_of(objective, task, relaxed, whole.largest, whole.unit, fixed)
         self._proofs.append(proof)
         self._bounds[place] = replace(self._bounds[place], certified=natural(objective, proof.bound))
 

@@ -26,11 +26,11 @@ class Wanted:
 
     @staticmethod
     def of(models: Iterable[Model], *, optional: bool) -> Wanted:
-        """`optional`: a model may be left out, so no replica of it is asked for."""
+        """`optional`: a model without demand may be left out."""
         listed = list(models)
         return Wanted(
             np.array([model.peak_mrps for model in listed], np.int64),
-            np.array([0 if optional else model.replicas_min for model in listed], np.int64),
+            np.array([0 if optional and not m.peak_mrps else m.replicas_min for m in listed], np.int64),
             np.array([UNLIMITED if m.replicas_max is None else m.replicas_max for m in listed], np.int64),
         )
 

@@ -49,3 +49,22 @@ def test_greedy_keeps_the_rules_and_its_bounds_hold(subject: Problem) -> None:
         if reached[:place] == best[:place] and bound.value is not None:
             sign = -1 if objective in MAXIMISED else 1
             assert sign * round(bound.value * SCALE[objective]) <= best[place]
+
+
+@SLOW
+@given(tiny_problems())
+def test_columns_keep_the_rules_and_their_bounds_hold(subject: Problem) -> None:
+    best = brute_force(subject)
+    result = registry.solve(subject, SolveOptions(time_limit_s=5, iterations=5, workers=1), Progress(), name="columns")
+    if result.placements is None:
+        assert best is None or result.status is Status.NOT_FOUND
+        return
+    assert best is not None
+    assert check_placements(subject, result.placements) == []
+    reached = objective_key(subject, result.placements)
+    assert reached >= best
+    for place, (bound, objective) in enumerate(zip(result.bounds, subject.objectives, strict=True)):
+        if reached[:place] == best[:place]:
+            sign = -1 if objective in MAXIMISED else 1
+            for value in (bound.value, bound.certified):
+                assert value is None or sign * round(value * SCALE[objective]) <= best[place]
