@@ -1,6 +1,7 @@
 """Arc-flow: VPSolver's compressed graph (Brandao and Pedroso, 2016), its integer flow solved by HiGHS.
 
-Needs `pip install highspy<1.15` and `pip install --no-deps pyvpsolver`; only the latter's graph builder is used.
+Needs highspy (before 1.15, which cannot be loaded beside ortools 9.15) and `pip install --no-deps pyvpsolver`: only
+its graph builder is used, and of the packages that it asks for one, pympl, does not build with setuptools of today.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _flow(items: Items, graph: Graph, seconds: float, note: str) -> Flow:
     if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
         values = np.rint(solver.getSolution().col_value).astype(np.int64)
         rows = _bins(items, graph, values)
-    return Flow(rows, ceil(bound - 1e-6) if 0 <= bound < 1e9 else None, note)
+    return Flow(rows, ceil(bound - 1e-6) if 0 < bound < highspy.kHighsInf else None, note)
 
 
 def _program(items: Items, graph: Graph) -> highspy.HighsLp:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Score = Callable[[Floats, Floats], Floats]
-"""How well shares (one row per kind) go with what is free of a bin; the largest is taken."""
+"""How well shares (one column per kind) go with what is free of a bin; the largest is taken."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def _scores(items: Items) -> dict[str, Score]:
     equal = np.ones_like(scarce)
     found: dict[str, Score] = {}
     for name, weights in (("", equal), ("weighted ", scarce)):
-        found[f"{name}dot product"] = lambda shares, free, w=weights: shares @ (free * w)
-        found[f"{name}L2"] = lambda shares, free, w=weights: -((free - shares) ** 2 @ w)
+        found[f"{name}dot product"] = lambda shares, free, w=weights: (free * w) @ shares
+        found[f"{name}L2"] = lambda shares, free, w=weights: -(w @ (free[:, None] - shares) ** 2)
     return found
 
 
@@ -69,15 +69,16 @@ def _kind_by_kind(items: Items, order: Numbers, name: str, *, fullest_first: boo
 
     So does best fit: a bin that took one is fuller than before, and stays the fullest of those in which it fits.
     """
-    used = np.zeros((int(items.count.sum()), len(items.capacity)), dtype=np.int64)
-    limit = np.broadcast_to(items.capacity, used.shape).copy()
+    used = np.zeros((len(items.capacity), int(items.count.sum())), dtype=np.int64)
+    limit = np.broadcast_to(items.capacity[:, None], used.shape).copy()
     rows: list[Row] = []
     bins = 0
     for kind in order.tolist():
-        fits = items.copies(np.minimum(limit[:bins], items.limit[kind]) - used[:bins], kind)
+        need, own_limit = items.need[kind][:, None], items.limit[kind][:, None]
+        fits = items.copies(np.minimum(limit[:, :bins], own_limit) - used[:, :bins], kind)
         places = np.flatnonzero(fits)
         if fullest_first:
-            fullness = (used[places] / items.capacity).sum(axis=1)
+            fullness = (1 / items.capacity) @ used[:, places]
             places = places[np.argsort(-fullness, kind="stable")]
         before = np.cumsum(fits[places]) - fits[places]
         taken = np.minimum(fits[places], items.count[kind] - before).clip(min=0)
@@ -86,8 +87,8 @@ def _kind_by_kind(items: Items, order: Numbers, name: str, *, fullest_first: boo
         taken = np.concatenate([taken, fresh])
         places, taken = places[taken > 0], taken[taken > 0]
         bins += len(fresh)
-        used[places] += taken[:, None] * items.need[kind]
-        limit[places] = np.minimum(limit[places], items.limit[kind])
+        used[:, places] += taken * need
+        limit[:, places] = np.minimum(limit[:, places], own_limit)
         rows += [(kind, place, number) for place, number in zip(places.tolist(), taken.tolist(), strict=True)]
     return Packed(name, bins, rows)
 
@@ -115,18 +116,16 @@ def _bin_by_bin(items: Items, score: Score, name: str) -> Packed:
 def _one_bin(items: Items, left: Numbers, score: Score) -> dict[int, int]:
     """Kind and number. What does not fit once never fits again."""
     content: dict[int, int] = {}
-    room = limit = items.capacity
+    limit, used = items.capacity, np.zeros_like(items.capacity)
     waiting = np.flatnonzero(left)
-    while True:
-        used = limit - room
-        fits = (items.need[waiting] <= np.minimum(limit, items.limit[waiting]) - used).all(axis=1)
-        waiting = waiting[fits]
-        if not len(waiting):
-            return content
-        kind = int(waiting[np.argmax(score(items.shares[waiting], room / items.capacity))])
+    need, limits, shares = items.need.T[:, waiting], items.limit.T[:, waiting], items.shares.T[:, waiting]
+    while len(waiting):
+        best = int(np.argmax(score(shares, (limit - used) / items.capacity)))
+        kind = int(waiting[best])
         content[kind] = content.get(kind, 0) + 1
-        used = used + items.need[kind]
-        limit = np.minimum(limit, items.limit[kind])
-        room = limit - used
-        if content[kind] == left[kind]:
-            waiting = waiting[waiting != kind]
+        used, limit = used + need[:, best], np.minimum(limit, limits[:, best])
+        borne = np.minimum(limit[:, None], limits) if items.fragile else limit[:, None]
+        fits = (need <= borne - used[:, None]).all(axis=0)
+        fits[best] &= content[kind] < left[kind]
+        waiting, need, limits, shares = waiting[fits], need[:, fits], limits[:, fits], shares[:, fits]
+    return content

@@ -37,7 +37,7 @@ class Items:
         """How scarce each resource is: what all replicas take of it, in bins."""
         return self.count @ self.shares
 
-    @property
+    @cached_property
     def fragile(self) -> bool:
         return bool((self.limit < self.capacity).any())
 
@@ -47,14 +47,16 @@ class Items:
         return int((-(-(self.count @ self.need) // self.capacity)).max())
 
     def copies(self, room: Numbers, kind: int) -> Numbers:
-        """How many of a kind fit into each row of `room`; what it does not need must still not be overdrawn."""
-        need = self.need[kind]
+        """How many of a kind fit into each column of `room`; what it does not need must not be overdrawn either."""
+        need = self.need[kind][:, None]
+        if self.count[kind] == 1:  # much faster than a division, and no more than one is asked for
+            return (need <= room).all(axis=0).astype(np.int64)
         unbounded = np.where(room >= 0, self.count[kind], 0)
-        return np.where(need > 0, room // np.maximum(need, 1), unbounded).min(axis=1).clip(min=0)
+        return np.where(need > 0, room // np.maximum(need, 1), unbounded).min(axis=0).clip(min=0)
 
     def alone(self, kind: int) -> int:
         """How many of a kind fit into a bin of their own."""
-        return int(self.copies(np.minimum(self.capacity, self.limit[kind])[None], kind)[0])
+        return int(self.copies(np.minimum(self.capacity, self.limit[kind])[:, None], kind)[0])
 
     def placements(self, rows: Iterable[Row]) -> tuple[Placement, ...] | None:
         """None where there are more bins than GPUs."""

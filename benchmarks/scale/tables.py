@@ -77,7 +77,7 @@ def _planner_row(group: Group) -> list[str]:
 def _peer_row(group: Group, peers: Sequence[str]) -> list[str]:
     row = [group.label, f"{group.size:,}", _middle("value")(group), _middle("optimum")(group)]
     for peer in peers:
-        row += [_middle(field, peer=peer)(group) for field in ("value", "bound")]
+        row += [_middle("value", peer=peer)(group) + _of_all(group, peer), _middle("bound", peer=peer)(group)]
         row += [_median(group.ratios(peer), "{:.3f}")]
         row += [_middle("seconds", "{:,.2f}", peer)(group), _middle("peak_mb", "{:,.0f}", peer)(group)]
     return [*row, _median(group.ratios(None), "{:.3f}")]
@@ -100,6 +100,12 @@ def _plain(value: object) -> str:
 def _plans(group: Group) -> str:
     """Seeds with a plan, of all."""
     return f"{len(group.values(PLANNER, 'value'))} of {len(group.values(PLANNER, 'status'))}"
+
+
+def _of_all(group: Group, peer: str) -> str:
+    """How many seeds a median is of, where it is not all: the others may be the harder ones."""
+    found, tried = len(group.values(peer, "value")), len(group.values(peer, "status"))
+    return f" ({found} of {tried})" if 0 < found < tried else ""
 
 
 def _optimal(group: Group) -> str:

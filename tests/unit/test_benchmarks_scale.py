@@ -12,12 +12,13 @@ import pytest
 from shared_data import REPOSITORY, shared_file
 from studies import load
 
+from planner.domain.certificate import Certificate, Proof
 from planner.domain.check import check_placements
 from planner.domain.layout import Layout
-from planner.domain.plan import Placement
+from planner.domain.plan import Placement, Plan
 from planner.domain.problem import SCHEMA_VERSION, Objective, Problem
 from planner.errors import InputError
-from solvers.base import Bound, Progress, SolveOptions, SolveResult
+from solvers.base import Progress, SolveOptions, SolveResult
 from solvers.registry import solve
 
 SCALE = REPOSITORY / "benchmarks" / "scale"
@@ -192,22 +193,28 @@ def test_a_run_prints_its_tables(
     assert '"method": "heuristics"' in where.read_text()
 
 
-def test_a_certificate_is_verified_in_the_same_process(instances: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", ["proofs", "certificate"])
+def test_a_certificate_is_verified_in_the_same_process(
+    given: str, instances: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     solve_one = load("solve_one", SCALE, monkeypatch)
     problem = instances.load(SCALE / "instances" / "hard-2-000050-0.json.gz")
-    certificate = SimpleNamespace(proofs=[SimpleNamespace(objective=Objective.GPUS, bound=16)])
+    proof = Proof(objective=Objective.GPUS, bound=16, leaves=(), node_limit=1)
+    certificate = Certificate(schema_version=SCHEMA_VERSION, problem_digest=problem.digest, proofs=(proof,))
     found = solve(problem, SolveOptions(), Progress(), name="greedy")
     fields = {name: getattr(found, name) for name in SolveResult.__dataclass_fields__}
-    told = SimpleNamespace(**(fields | {"certificate": certificate, "compile_s": 0.5}))
-    monkeypatch.setattr(solve_one.registry, "solve", lambda *_args, **_kwargs: told)
+    fields |= {"compile_s": 0.5, given: {"proofs": (proof,), "certificate": certificate}[given]}
+    monkeypatch.setattr(solve_one.registry, "solve", lambda *_args, **_kwargs: SimpleNamespace(**fields))
     seen = []
 
-    def verify(given: Problem, plan: object, proof: object) -> list[str]:
-        seen.append((given, plan.schema_version, proof))
-        return []
+    def verify(problem: Problem, plan: Plan, certificate: Certificate) -> list[str]:
+        seen.append((problem, plan.objectives[0].certified_bound, certificate))
+        return [] if given == "proofs" else ["not so"]
 
     monkeypatch.setitem(sys.modules, "planner.domain.proof", SimpleNamespace(verify=verify))
     outcome = solve_one.by_planner(problem, "auto", SolveOptions())
-    assert seen == [(problem, SCHEMA_VERSION, certificate)]
-    assert (outcome.certified_bound, outcome.compile_s, outcome.verified) == (16, 0.5, True)
-    assert outcome.bound == Bound(value=16, method="area").value
+    assert seen == [(problem, 16, certificate)]
+    assert (outcome.bound, outcome.certified_bound, outcome.compile_s) == (16, 16, 0.5)
+    assert (outcome.verified, outcome.note) == (
+        (True, "area") if given == "proofs" else (False, "not verified: not so")
+    )
