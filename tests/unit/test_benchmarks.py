@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from shared_data import REPOSITORY, shared_file
+from studies import load
 
 from planner.domain.check import check_placements
 from planner.domain.problem import Problem, problem_from_json
@@ -16,12 +14,6 @@ from planner.plan_files import read_json
 
 SOLVER = REPOSITORY / "benchmarks" / "solver"
 INSTANCES = sorted((SOLVER / "instances").glob("*.json"))
-
-
-def load(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    return importlib.import_module(name)
 
 
 @pytest.fixture
