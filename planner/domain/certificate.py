@@ -43,6 +43,27 @@ class RowDual:
     dual: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaDual:
+    """What a replica of this capacity counts, cut at the model's largest demand D."""
+
+    capacity_mrps: int
+    dual: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cover:
+    """A model's demand as an integer program of its own, in the place of its demand row.
+
+    Whole replicas n_c >= 0, their capacities adding up to D or more, their number within the model's minimum and
+    maximum, count at least `value` = the least sum of dual x n_c. Valid where all demand is served.
+    """
+
+    subject: str
+    duals: tuple[ReplicaDual, ...]
+    value: int
+
+
 class Side(StrEnum):
     AT_MOST = "at-most"
     AT_LEAST = "at-least"
@@ -65,10 +86,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
-    """One case, and its bound: `numerator` = sum of dual x rhs over all rows, decisions included."""
+    """One case, and its bound: `numerator` = sum of dual x rhs over all rows, decisions included, and of covers."""
 
     decisions: tuple[Decision, ...] = ()
     duals: tuple[RowDual, ...]
+    covers: tuple[Cover, ...] = ()
     scale: int
     numerator: int
 

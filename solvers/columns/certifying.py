@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from planner.domain.certificate import Leaf, Proof, RowDual, RowKind
+import numpy as np
+
+from planner.domain.certificate import Cover, Leaf, Proof, ReplicaDual, RowDual, RowKind
 from planner.domain.problem import Objective
+from solvers.columns.covers import Demand
 from solvers.columns.generation import Relaxed, Task
 
 # Duals are whole multiples of this share of the dearest GPU's cost.
@@ -27,13 +30,16 @@ def proof_of(
     """
     scale = max(1, FINEST // largest_cost)
     whole = scale * largest_cost
+    prices = [math.floor(float(price) * whole * shrink * (1 - MARGIN)) for price in relaxed.duals.rows]
     duals, numerator = [], 0
-    for row, price in zip(relaxed.rows.rows, relaxed.duals.rows, strict=True):
-        dual = math.floor(float(price) * whole * shrink * (1 - MARGIN))
+    for row, dual in zip(relaxed.rows.rows, prices, strict=True):
         # Where models may be left out, a minimum of replicas is no row of its own.
-        if dual > 0 and not (row.kind is RowKind.REPLICAS_MIN and task.instance.problem.allow_unserved):
+        optional = row.kind is RowKind.REPLICAS_MIN and task.instance.problem.allow_unserved
+        if dual > 0 and row.kind is not None and not optional:
             duals.append(RowDual(row=row.kind, subject=row.subject, divisor=row.divisor, dual=dual))
             numerator += dual * row.rhs
+    covers = [_cover(task, demand, prices[demand.rows]) for demand in relaxed.rows.demands]
+    numerator += sum(cover.value for cover in covers)
     for group, price, stock in zip(task.instance.groups, relaxed.duals.stock, task.stock, strict=True):
         dual = math.ceil(float(price) * whole * (1 + MARGIN))
         if dual > 0:
@@ -45,5 +51,17 @@ def proof_of(
             duals.append(RowDual(row=RowKind.FIXED, subject=name, dual=dual))
             numerator -= dual * value
     bound = unit * -(-numerator // (scale * unit))
-    leaf = Leaf(duals=tuple(duals), scale=scale, numerator=numerator)
+    leaf = Leaf(duals=tuple(duals), covers=tuple(covers), scale=scale, numerator=numerator)
     return Proof(objective=objective, bound=max(0, bound), leaves=(leaf,), node_limit=NODE_LIMIT)
+
+
+def _cover(task: Task, demand: Demand, prices: Sequence[int]) -> Cover:
+    """The search for the cheapest cover is in floating point: a little is taken off, which costs nothing."""
+    _, counts = demand.cheapest(np.array(prices, np.float64))
+    value = sum(count * price for count, price in zip(counts, prices, strict=True))
+    duals = tuple(
+        ReplicaDual(capacity_mrps=int(capacity), dual=price)
+        for capacity, price in zip(demand.capacity_mrps, prices, strict=True)
+    )
+    name = task.instance.problem.models[demand.model].name
+    return Cover(subject=name, duals=duals, value=max(0, value - value // 10**12 - 1))

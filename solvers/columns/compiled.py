@@ -23,6 +23,7 @@ def _compile() -> None:
     started = time.monotonic()
     import numpy as np
 
+    from solvers.columns.covers import least_cover
     from solvers.columns.device import DEEPEST, IMPROVEMENTS_KEPT, search
     from solvers.columns.ranking import rank
 
@@ -31,6 +32,7 @@ def _compile() -> None:
     by = rank(none, none, ints, one, one)
     pair = np.zeros(2, np.int64)
     rank(np.arange(2), pair, np.ones(2, np.int64), np.array([1.0, 3.0]), np.array([1.0, 2.0]))
+    least_cover(ints, one, 1, 0, 1, none)
     found, worth = np.empty((IMPROVEMENTS_KEPT, DEEPEST), np.int64), np.empty(IMPROVEMENTS_KEPT)
     search(
         np.ones((1, 1), np.int64), np.ones((1, 1), np.int64), ints, none, none, none, ints, 1, one, one,

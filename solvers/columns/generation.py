@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,6 @@ class Task:
     costs: tuple[float, ...]
     stock: tuple[int, ...]
     caps: tuple[Cap, ...] = ()
-    divisors: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,9 @@ class Generator:
 
     def __init__(self, task: Task, pricer: Pricer, rng: np.random.Generator) -> None:
         self._task, self._pricer, self._rng = task, pricer, rng
-        self.rows = Rows(task.instance, task.wanted, divisors=task.divisors)
+        self.rows = Rows(task.instance, task.wanted)
         self.master = Master(task.instance, self.rows, task.stock, task.costs, task.caps)
+        self.master.add_covers((demand, cover) for demand in self.rows.demands for cover in demand.plain())
         self._most = [task.wanted.useful(task.instance, kind) for kind in range(len(task.instance.items))]
         self._costs = np.array(task.costs)
         self._stock = np.array(task.stock, np.float64)
@@ -110,8 +110,10 @@ class Generator:
         goals = allowed + TOLERANCE
         priced = self._pricer.price(values, goals, self._most, effort, self._rng)
         columns = [column for column, worth in priced.columns if worth > goals[column.group]]
+        covers = [(demand, demand.cheapest(duals.rows[demand.rows])) for demand in self.rows.demands]
+        fresh = self.master.add_covers((demand, cover) for demand, (price, cover) in covers if price < np.inf)
         improved = self._keep_bound(duals, priced.bound)
-        return self.master.add(columns), improved
+        return self.master.add(columns) + fresh, improved
 
     def _allowed(self, duals: Duals) -> Floats:
         """What a content of each group may be worth: its cost, its part of the stock, and of each cap."""
@@ -143,7 +145,7 @@ class Generator:
 
     def value_of(self, duals: Duals) -> float:
         given = sum(price * cap.most for price, cap in zip(duals.caps, self._task.caps, strict=True))
-        return float(duals.rows @ self.rows.rhs - duals.stock @ self._stock - given)
+        return float(self.rows.value(duals.rows) - duals.stock @ self._stock - given)
 
 
 def starting_duals(task: Task, rows: Rows) -> Duals:
@@ -151,7 +153,7 @@ def starting_duals(task: Task, rows: Rows) -> Duals:
     best: tuple[float, Floats] = (-1.0, np.zeros(len(rows.rows)))
     for resource in range(max((items.use.shape[1] for items in task.instance.items), default=0)):
         prices = _area_prices(task, rows, resource)
-        value = float(prices @ rows.rhs)
+        value = rows.value(prices)
         if value > best[0]:
             best = (value, prices)
     groups = len(task.instance.groups)

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.columns.column import Column
+from solvers.columns.covers import Demand
 from solvers.columns.instance import Instance
 from solvers.columns.rows import Rows
 
 Floats = NDArray[np.float64]
 # What one whole unit of a row may cost while no column serves it, in units of the dearest GPU.
 PENALTY = 8.0
+NO_CHOICE = 1e5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,9 @@ class Master:
     ) -> None:
         self._instance, self._rows, self._costs, self._caps = instance, rows, costs, caps
         self.columns: list[Column] = []
+        self._places: list[int] = []
+        self._covers: set[tuple[int, tuple[int, ...]]] = set()
+        self._width = len(rows.rows)
         self._known: set[Column] = set()
         self._highs = _highs(rows, stock, caps)
 
@@ -67,19 +72,33 @@ class Master:
         fresh = [c for c in dict.fromkeys(columns) if c not in self._known]
         if not fresh:
             return 0
-        starts, index, value = [], [], []
-        for column in fresh:
-            starts.append(len(index))
-            for row, amount in self._entries(column):
-                index.append(row)
-                value.append(amount)
-        costs = np.array([self._costs[column.group] for column in fresh])
-        count = len(fresh)
-        self._highs.addCols(count, costs, np.zeros(count), np.full(count, highspy.kHighsInf), len(index),
-                            np.array(starts, np.int32), np.array(index, np.int32), np.array(value, np.float64))  # fmt: skip
+        self._places.extend(range(self._width, self._width + len(fresh)))
+        self._append([self._costs[column.group] for column in fresh], [self._entries(column) for column in fresh])
         self.columns.extend(fresh)
         self._known.update(fresh)
-        return count
+        return len(fresh)
+
+    def add_covers(self, covers: Iterable[tuple[Demand, tuple[int, ...]]]) -> int:
+        """Add covers that are new; how many that were."""
+        fresh = [(d, c) for d, c in covers if (d.model, c) not in self._covers]
+        entries = []
+        for demand, cover in fresh:
+            self._covers.add((demand.model, cover))
+            rows = [(demand.first_row + place, -float(count)) for place, count in enumerate(cover) if count]
+            entries.append([*rows, (demand.choice, 1.0)])
+        self._append([0.0] * len(fresh), entries)
+        return len(fresh)
+
+    def _append(self, costs: Sequence[float], entries: Sequence[Sequence[tuple[int, float]]]) -> None:
+        count = len(costs)
+        if not count:
+            return
+        starts = np.cumsum([0, *map(len, entries)])[:-1]
+        index = [row for entry in entries for row, _ in entry]
+        value = [amount for entry in entries for _, amount in entry]
+        self._highs.addCols(count, np.array(costs), np.zeros(count), np.full(count, highspy.kHighsInf), len(index),
+                            np.array(starts, np.int32), np.array(index, np.int32), np.array(value, np.float64))  # fmt: skip
+        self._width += count
 
     def solve(self) -> Solution:
         self._highs.run()
@@ -89,7 +108,7 @@ class Master:
         rows, groups = len(self._rows.rows), len(self._instance.groups)
         duals = Duals(prices[:rows] / self._rows.scale, prices[rows : rows + groups], prices[rows + groups :])
         value = self._highs.getInfo().objective_function_value
-        return Solution(value, duals, amounts[rows:], float(amounts[:rows].sum()))
+        return Solution(value, duals, amounts[self._places], float(amounts[:rows].sum()))
 
     def _entries(self, column: Column) -> list[tuple[int, float]]:
         """(row, amount) of a column: served by its items, one GPU of the stock, and its part of each cap."""
@@ -117,7 +136,7 @@ def _highs(rows: Rows, stock: Sequence[int], caps: Sequence[Cap]) -> highspy.Hig
     lp = highspy.HighsLp()
     lp.num_col_, lp.num_row_ = count, len(lower)
     lp.row_lower_, lp.row_upper_ = lower, np.full(len(lower), highspy.kHighsInf)
-    lp.col_cost_, lp.col_lower_ = np.full(count, PENALTY), np.zeros(count)
+    lp.col_cost_, lp.col_lower_ = _penalties(rows), np.zeros(count)
     lp.col_upper_ = np.full(count, highspy.kHighsInf)
     lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     lp.a_matrix_.start_ = np.arange(count + 1)
@@ -125,3 +144,10 @@ def _highs(rows: Rows, stock: Sequence[int], caps: Sequence[Cap]) -> highspy.Hig
     lp.a_matrix_.value_ = np.ones(count)
     highs.passModel(lp)
     return highs
+
+
+def _penalties(rows: Rows) -> Floats:
+    """The choice of a cover must cost more than any cover that nothing serves."""
+    penalties = np.full(len(rows.rows), PENALTY)
+    penalties[[demand.choice for demand in rows.demands]] = NO_CHOICE
+    return penalties

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from planner.domain.certificate import RowKind
 from planner.domain.problem import Model
+from solvers.columns.covers import Demand
 from solvers.columns.instance import UNLIMITED, Instance
 from solvers.columns.wanted import Wanted
 
@@ -21,28 +22,38 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """sum over items of coefficient x number >= rhs. `subject` is a model."""
+    """sum over items of coefficient x number >= rhs. `subject` is a model.
 
-    kind: RowKind
+    `kind` None: a row of a cover; the replicas of one capacity, `divisor`, or the choice of a cover itself.
+    """
+
+    kind: RowKind | None
     subject: str
     rhs: int
     divisor: int = 1
 
 
+# With more replicas of the largest capacity than these, what whole replicas waste is little.
+MOST_IN_COVER = 16
+IMPOSSIBLE = 1e6
+
+
 class Rows:
     """Rows of all models that wait, and for each kind's items the rows that they stand in.
 
-    `index[kind]` and `coefficient[kind]` [items, width]: row and whole coefficient, padded with 0 in row 0.
+    `demands`: models whose demand is a choice of covers. `index[kind]` and `coefficient[kind]` [items, width]: row and whole coefficient, padded with 0 in row 0.
     """
 
-    def __init__(self, instance: Instance, wanted: Wanted, *, divisors: dict[int, tuple[int, ...]]) -> None:
+    def __init__(self, instance: Instance, wanted: Wanted) -> None:
         self._instance = instance
         self.rows: list[Row] = []
+        self.demands: list[Demand] = []
         self.largest: list[int] = []
         self._entries: list[list[tuple[int, int, int]]] = [[] for _ in instance.items]
         for place in np.flatnonzero(wanted.waiting).tolist():
-            self._model(place, instance.problem.models[place], wanted, divisors.get(place, ()))
+            self._model(place, instance.problem.models[place], wanted)
         self.rhs = np.array([row.rhs for row in self.rows], np.float64)
+        self._given = np.array([0 if row.kind is None else row.rhs for row in self.rows], np.float64)
         self.scale = np.array(self.largest, np.float64)
         self.index, self.coefficient = self._arrays()
 
@@ -53,7 +64,12 @@ class Rows:
         worth: Floats = (duals[self.index[kind]] * self.coefficient[kind]).sum(axis=1)
         return worth
 
-    def _model(self, place: int, model: Model, wanted: Wanted, divisors: tuple[int, ...]) -> None:
+    def value(self, duals: Floats) -> float:
+        """What these prices give for all that is asked for: right sides, and the cheapest covers."""
+        covers = sum(min(demand.cheapest(duals[demand.rows])[0], IMPOSSIBLE) for demand in self.demands)
+        return float(duals @ self._given) + covers
+
+    def _model(self, place: int, model: Model, wanted: Wanted) -> None:
         missing, least, most = (int(a[place]) for a in (wanted.missing_mrps, wanted.at_least, wanted.at_most))
         items = self._instance.items
         caps = {
@@ -69,14 +85,23 @@ class Rows:
             row = Row(RowKind.DEMAND, model.name, needed, size) if needed >= least else None
             self._add(row or Row(RowKind.REPLICAS_MIN, model.name, least), dict.fromkeys(caps, 1))
             return
+        if 0 < missing <= MOST_IN_COVER * max(sizes):
+            self._cover(model, caps, Demand(place, np.array(sorted(sizes)), missing, least, most))
+            return
         if missing:
-            for divisor in (1, *divisors):
-                rhs = -(-missing // divisor)
-                self._add(Row(RowKind.DEMAND, model.name, rhs, divisor), {k: -(-c // divisor) for k, c in caps.items()})
+            self._add(Row(RowKind.DEMAND, model.name, missing), caps)
         if least > -(-missing // max(sizes)):
             self._add(Row(RowKind.REPLICAS_MIN, model.name, least), dict.fromkeys(caps, 1))
         if most < UNLIMITED and most < -(-missing // max(1, min(sizes))):
             self._add(Row(RowKind.REPLICAS_MAX, model.name, -most), dict.fromkeys(caps, -1))
+
+    def _cover(self, model: Model, caps: dict[tuple[int, int], int], demand: Demand) -> None:
+        demand.first_row = len(self.rows)
+        for capacity in demand.capacity_mrps.tolist():
+            of_class = [at for at, size in caps.items() if size == capacity]
+            self._add(Row(None, model.name, 0, capacity), dict.fromkeys(of_class, 1))
+        self._add(Row(None, model.name, 1), {})
+        self.demands.append(demand)
 
     def _add(self, row: Row, coefficients: dict[tuple[int, int], int]) -> None:
         number = len(self.rows)
