@@ -110,11 +110,11 @@ class Filler:
         useful = wanted.useful(self._instance, kind)
         values = prices.values(self._instance, wanted, kind, power)
         together = np.where(items.alone, 0, np.minimum(useful, self._instance.per_model))
-        effort = Effort(nodes=self._nodes, nodes_of_seed=0, seeds=0)
+        effort = Effort(nodes=self._nodes, nodes_of_seed=0, seeds=0, parts=1)
         found, _ = self._pricer.fill(kind, values, together, 0.0, effort, self._rng)
         found += [((int(i),), float(values[i])) for i in np.flatnonzero(items.alone & (useful > 0) & (values > 0))]
         return max(found, key=lambda pair: pair[1], default=((), 0.0))
 
     def _lasts(self, column: Column, wanted: Wanted) -> bool:
         """Whether a content found before is still asked for in full."""
-        return wanted.asks_for(self._instance, column)
+        return wanted.asks_for(self._instance, column, in_full=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from solvers.columns.wanted import Wanted
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 SMOOTHING = 0.8
+NODES_GROW = 8
+MOST_NODES = 2_000_000
 # Values are floating-point sums; a content this much above its cost is not worth a column.
 TOLERANCE = 1e-7
 
@@ -73,9 +75,10 @@ class Generator:
         self.rounds = 0
 
     def run(
-        self, effort: Effort, deadline: float, enough: Callable[[float, float], bool], *, most_rounds: int = 1000
-    ) -> Relaxed:
-        """`enough(value, bound)` says when to stop."""
+        self, effort: Effort, deadline: float, enough: Callable[[float, float], bool], *, most_rounds: int = 1000,
+        most_nodes: int = MOST_NODES,
+    ) -> Relaxed:  # fmt: skip
+        """`enough(value, bound)` says when to stop; the nodes of a search grow up to `most_nodes`."""
         smoothing = SMOOTHING
         solution = self.master.solve()
         for _ in range(most_rounds):
@@ -90,8 +93,13 @@ class Generator:
                 smoothing += 0.1
             if fresh:
                 solution = self.master.solve()
-            if not fresh and not improved or enough(solution.value, self.bound) or time.monotonic() > deadline:
+            if enough(solution.value, self.bound) or time.monotonic() > deadline:
                 break
+            if not fresh and not improved:
+                # Nothing found, nothing proved: the search for contents ended at its limit.
+                if effort.nodes * NODES_GROW > most_nodes:
+                    break
+                effort = replace(effort, nodes=effort.nodes * NODES_GROW)
         duals = self.center or solution.duals
         return Relaxed(self.bound, duals, self.rows, solution.value, self.master.columns, solution.amounts,
                        solution.unserved, self.rounds)  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,20 +10,28 @@ from numpy.typing import NDArray
 
 from solvers.columns.column import Column, Content
 from solvers.columns.device import DEEPEST, EPSILON, IMPROVEMENTS_KEPT, search
-from solvers.columns.instance import Instance
+from solvers.columns.instance import Instance, Items
 from solvers.columns.ranking import LEAST_WEIGHT, STEPS, Ranking, choose_weights, rank
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+# Duals change little from call to call, and so do the weights that suit them.
+REFINE_EVERY = 5
+
+
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Nodes of the one search that proves, nodes of the search from each seed, and how many seeds at most."""
+    """Nodes of the one search that proves, nodes of the search from each seed, and how many seeds at most.
+
+    `parts`: so many searches, by how much the most fragile resident bears, share the proof: see `_parts`.
+    """
 
     nodes: int = 20_000
     nodes_of_seed: int = 60
     seeds: int = 120
+    parts: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +47,8 @@ class Pricer:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
-        self._weights = [np.full(len(items.capacity), 1 / len(items.capacity)) for items in instance.items]
-        self._share = [items.use / items.capacity for items in instance.items]
-        self._called = [False] * len(instance.items)
+        self._weights: dict[tuple[int, int], Floats] = {}
+        self._calls = 0
 
     def price(
         self, values: Sequence[Floats], goals: Floats, most: Sequence[Ints], effort: Effort, rng: np.random.Generator
@@ -92,23 +99,65 @@ class Pricer:
         """Contents of one device worth more than `floor`, and a bound of the best; `most` copies of each item."""
         items = self._instance.items[kind]
         candidates = np.flatnonzero((value > EPSILON) & (most > 0))
-        if not len(candidates):
-            return [], 0.0
-        share = self._share[kind]
-        weights = choose_weights(value[candidates], share[candidates], most[candidates], self._weights[kind],
-                                 1 if self._called[kind] else len(STEPS))  # fmt: skip
-        self._weights[kind], self._called[kind] = weights, True
-        weight = share @ weights + LEAST_WEIGHT
-        by = rank(candidates, items.model, most, value, weight)
-        seeds = _seeds(by, effort.seeds, rng)
-        rows = IMPROVEMENTS_KEPT + len(seeds)
-        found, worth = np.empty((rows, DEEPEST), np.int64), np.empty(rows)
-        kept, bound = search(
-            items.use, items.limit, items.capacity, items.model, items.backend, items.overhead, most,
-            self._instance.per_model, value, weights, by.first, by.options, by.rank, by.step_value, by.step_weight,
-            by.copies, by.item, by.places, seeds, effort.nodes, effort.nodes_of_seed, floor, found, worth,
-        )  # fmt: skip
-        return [(_content(found[row]), float(worth[row])) for row in range(kept)], bound
+        found: list[tuple[Content, float]] = []
+        bound, best = 0.0, floor
+        for number, (allowed, capacity) in enumerate(_parts(items, candidates, effort.parts)):
+            weights, by = self._ranked(kind, number, allowed, capacity, value, most)
+            seeds = _seeds(by, effort.seeds if number == 0 else 0, rng)
+            rows = IMPROVEMENTS_KEPT + len(seeds)
+            contents, worth = np.empty((rows, DEEPEST), np.int64), np.empty(rows)
+            kept, part_bound = search(
+                items.use, items.limit, capacity, items.model, items.backend, items.overhead, most,
+                self._instance.per_model, value, weights, by.first, by.options, by.rank, by.step_value,
+                by.step_weight, by.copies, by.item, by.places, seeds, effort.nodes, effort.nodes_of_seed, best,
+                contents, worth,
+            )  # fmt: skip
+            found += [(_content(contents[row]), float(worth[row])) for row in range(kept)]
+            bound = max(bound, part_bound)
+            if not seeds.size:
+                best = max([best, *worth[:kept].tolist()])
+        return found, bound
+
+    def _ranked(
+        self, kind: int, part: int, candidates: Ints, capacity: Ints, value: Floats, most: Ints
+    ) -> tuple[Floats, Ranking]:
+        items = self._instance.items[kind]
+        share = items.use / capacity
+        known = self._weights.get((kind, part))
+        start = np.full(len(capacity), 1 / len(capacity)) if known is None else known
+        self._calls += 1
+        weights = start
+        if known is None or self._calls % REFINE_EVERY == 0:
+            sweeps = len(STEPS) if known is None else 1
+            weights = choose_weights(value[candidates], share[candidates], most[candidates], start, sweeps)
+            self._weights[kind, part] = weights
+        return weights, rank(candidates, items.model, most, value, share @ weights + LEAST_WEIGHT)
+
+
+def _parts(items: Items, candidates: Ints, most_parts: int) -> Iterator[tuple[Ints, Ints]]:
+    """Cases of which one holds for every content: the items that may be in it, and the capacity of each resource.
+
+    A content falls into the case of its most fragile resident. There all residents bear at least the lower end of
+    the case, and together take at most the upper end: a plain knapsack, whose bound is far better than one that
+    leaves out what single residents bear.
+    """
+    if not len(candidates):
+        return
+    borne = np.minimum(items.limit[candidates], items.capacity)
+    fragile = np.flatnonzero((borne < items.capacity).any(axis=0))
+    if not len(fragile) or most_parts == 1:
+        yield candidates, items.capacity
+        return
+    resource = int(fragile[np.argmin((borne[:, fragile] / items.capacity[fragile]).mean(axis=0))])
+    levels = np.unique(borne[:, resource])
+    ends = np.unique(levels[np.linspace(0, len(levels) - 1, min(most_parts, len(levels))).round().astype(int)])
+    lower = levels[0]
+    for place in range(len(ends) - 1, -1, -1):
+        lower = ends[place - 1] + 1 if place else levels[0]
+        allowed = candidates[borne[:, resource] >= lower]
+        capacity = items.capacity.copy()
+        capacity[resource] = ends[place]
+        yield allowed, capacity
 
 
 def _content(row: Ints) -> Content:

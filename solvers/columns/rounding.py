@@ -58,7 +58,7 @@ class Dive:
         generator = Generator(task, self._pricer, self._rng)
         generator.offer(column for column in self.pool if task.wanted.asks_for(task.instance, column))
         relaxed = generator.run(self._effort, deadline, lambda value, bound: value - bound < 1e-3 * value,
-                                most_rounds=ROUNDS)  # fmt: skip
+                                most_rounds=ROUNDS, most_nodes=self._effort.nodes)  # fmt: skip
         self.pool.update(dict.fromkeys(relaxed.columns))
         return relaxed
 

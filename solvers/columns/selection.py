@@ -50,6 +50,7 @@ def select(
     if options.iterations is not None:
         solver.parameters.max_deterministic_time = 10.0
         solver.parameters.interleave_search = True
+    solver.parameters.use_lns = False  # the neighbourhoods are ours, and see columns that are not known yet
     solver.parameters.random_seed = options.seed
     solver.parameters.num_workers = options.workers
     if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

@@ -73,14 +73,16 @@ class Wanted:
             self.at_least[model] = max(0, self.at_least[model] - times * count)
             self.at_most[model] -= times * count
 
-    def asks_for(self, instance: Instance, column: Column) -> bool:
-        """Whether all that the column serves is still missing, and its replicas may still come."""
+    def asks_for(self, instance: Instance, column: Column, *, in_full: bool = False) -> bool:
+        """Whether every replica of the column serves something; `in_full`: nothing of it would be left over."""
         capacity, replicas = served(instance, column)
-        return all(
-            (self.missing_mrps[model] >= capacity[model] or self.at_least[model] >= count)
-            and self.at_most[model] >= count
-            for model, count in replicas.items()
-        )
+        for model, count in replicas.items():
+            used = capacity[model] if in_full else capacity[model] - capacity[model] // count + 1
+            if self.missing_mrps[model] < used and self.at_least[model] < count:
+                return False
+            if self.at_most[model] < count:
+                return False
+        return True
 
 
 def served(instance: Instance, column: Column) -> tuple[dict[int, int], dict[int, int]]:
