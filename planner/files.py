@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,11 +17,11 @@ AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 
 
-def write_all(texts: Mapping[Path, str]) -> None:
+def write_all(texts: Mapping[Path, str], *, absent: Collection[Path] = ()) -> None:
     """Write all of these files or none; what stood there before stays until every new one is on the disk.
 
-    Raises SetupError where the disk is full or the place may not be written. A device or a pipe (such as
-    /dev/stdout) is written directly.
+    With the last of them the files `absent` are gone. Raises SetupError where the disk is full or the place
+    may not be written. A device or a pipe (such as /dev/stdout) is written directly.
     """
     fresh: dict[Path, Path] = {}
     try:
@@ -38,7 +38,10 @@ def write_all(texts: Mapping[Path, str]) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 fresh[path] = _sibling(path)
                 _write_synced(fresh[path], text)
-        _rename_all(fresh)
+        for path in absent:
+            if path.is_dir():
+                raise InputError(f"{path} is a folder; move it away")
+        _rename_all(fresh, absent)
     finally:
         for temporary in fresh.values():
             temporary.unlink(missing_ok=True)
@@ -108,19 +111,23 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _rename_all(fresh: Mapping[Path, Path]) -> None:
-    """Rename every new file into place; where one fails, those before it become what they were."""
+def _rename_all(fresh: Mapping[Path, Path], absent: Collection[Path]) -> None:
+    """Rename every new file into place; where one step fails, those before it become what they were."""
     backups: dict[Path, Path | None] = {}
+    several = len(fresh) + len(absent) > 1
     try:
         for path, temporary in fresh.items():
             with explained(path):
-                backups[path] = _backup(path) if len(fresh) > 1 and path.exists() else None
+                backups[path] = _backup(path) if several and path.exists() else None
                 temporary.replace(path)
+        for path in absent:
+            with explained(path):
+                _move_away(path, backups)
     except BaseException:
         for path, backup in backups.items():
             if backup is not None:
                 backup.replace(path)
-            elif len(fresh) > 1 and not fresh[path].exists():
+            elif several and not fresh[path].exists():
                 path.unlink(missing_ok=True)
         raise
     for backup in backups.values():
@@ -128,6 +135,15 @@ def _rename_all(fresh: Mapping[Path, Path]) -> None:
             backup.unlink()
     for folder in {path.parent for path in fresh}:
         _sync(folder)
+
+
+def _move_away(path: Path, backups: dict[Path, Path | None]) -> None:
+    aside = _sibling(path)
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    backups[path] = aside
 
 
 def _backup(path: Path) -> Path:

@@ -1,4 +1,6 @@
-"""A plan on disk: plan.json, and beside it problem.json, so that a plan can be checked with nothing else."""
+"""A plan on disk: plan.json, beside it problem.json, so that a plan can be checked with nothing else, and
+certificate.json where bounds are proved.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from planner.domain.certificate import Certificate, certificate_from_json
 from planner.domain.codec import to_json
 from planner.domain.plan import Plan, plan_from_json
 from planner.domain.problem import Problem, problem_from_json
@@ -15,11 +18,17 @@ from planner.files import write_all
 
 PLAN_FILE = "plan.json"
 PROBLEM_FILE = "problem.json"
+CERTIFICATE_FILE = "certificate.json"
 
 
-def write_plan(folder: Path, problem: Problem, plan: Plan) -> None:
-    """Both files or none: an error (a full disk, an interruption) leaves an older plan as it was."""
-    write_all({folder / PROBLEM_FILE: json_text(to_json(problem)), folder / PLAN_FILE: json_text(to_json(plan))})
+def write_plan(folder: Path, problem: Problem, plan: Plan, certificate: Certificate | None = None) -> None:
+    """All files or none: an error (a full disk, an interruption) leaves an older plan as it was.
+
+    Without a certificate the one of an older plan goes.
+    """
+    values = {PROBLEM_FILE: problem, PLAN_FILE: plan, CERTIFICATE_FILE: certificate}
+    texts = {folder / name: json_text(to_json(value)) for name, value in values.items() if value is not None}
+    write_all(texts, absent=[] if certificate else [folder / CERTIFICATE_FILE])
 
 
 def read_plan(path: Path) -> tuple[Problem, Plan]:
@@ -33,6 +42,14 @@ def read_plan(path: Path) -> tuple[Problem, Plan]:
     plan = plan_from_json(read_json(plan_path), f"{plan_path}: plan")
     problem = problem_from_json(read_json(problem_path), f"{problem_path}: problem")
     return problem, plan
+
+
+def read_certificate(path: Path) -> Certificate | None:
+    """The certificate beside the plan that `path` names; None where there is none."""
+    file = plan_folder(path) / CERTIFICATE_FILE
+    if not file.exists():
+        return None
+    return certificate_from_json(read_json(file), f"{file}: certificate")
 
 
 def plan_folder(path: Path) -> Path:
@@ -60,5 +77,7 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file") from error
+    except ValueError as error:  # a whole number of more digits than Python reads
+        raise InputError(f"{path}: {error}") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error

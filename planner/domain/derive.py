@@ -34,7 +34,8 @@ BINDING_SHARE = 0.95
 class Origin:
     """What cannot be recomputed: who made the plan, how long it took, and which bounds were proved.
 
-    `bounds` has one (value, method) per objective of the problem.
+    `bounds` has one (value, method) per objective of the problem; so has `certified`, where it is not empty:
+    the bound that certificate.json proves, or else why there is none.
     """
 
     status: Status
@@ -42,14 +43,12 @@ class Origin:
     seed: int
     runtime_s: float
     bounds: Sequence[tuple[float | None, str]]
+    certified: Sequence[tuple[float | None, str | None]] = ()
 
 
 def derive_plan(problem: Problem, placements: Sequence[Placement], origin: Origin) -> Plan:
     layout = Layout(problem, placements)
-    objectives = tuple(
-        ObjectiveValue(name=name, value=natural(name, integer_value(layout, name)), bound=bound, method=method)
-        for name, (bound, method) in zip(problem.objectives, origin.bounds, strict=True)
-    )
+    objectives = _objectives(layout, origin)
     return Plan(
         schema_version=SCHEMA_VERSION,
         status=origin.status,
@@ -65,6 +64,22 @@ def derive_plan(problem: Problem, placements: Sequence[Placement], origin: Origi
         replicas=_replicas(layout),
         unserved=tuple(_unserved(layout)),
         binding=tuple(_binding(layout)),
+    )
+
+
+def _objectives(layout: Layout, origin: Origin) -> tuple[ObjectiveValue, ...]:
+    names = layout.problem.objectives
+    certified = origin.certified or [(None, None)] * len(names)
+    return tuple(
+        ObjectiveValue(
+            name=name,
+            value=natural(name, integer_value(layout, name)),
+            bound=bound,
+            certified_bound=proved,
+            uncertified=reason,
+            method=method,
+        )
+        for name, (bound, method), (proved, reason) in zip(names, origin.bounds, certified, strict=True)
     )
 
 

@@ -35,14 +35,22 @@ class ObjectiveValue:
     """`value` in the objective's natural unit; `bound` was proved by `method`, None where there is none.
 
     gpus: GPUs; cost: USD per hour; unserved: sum of priority x missing share; balance: largest busy over
-    its limit; models: models loaded; throughput: growth factor of all rates.
+    its limit; models: models loaded; throughput: growth factor of all rates. `certified_bound` has its proof
+    in certificate.json; `uncertified` says why there is none. Plans of older versions have neither.
     """
 
     name: Objective
     value: float
     bound: float | None
     certified_bound: float | None = None
+    uncertified: str | None = None
     method: str
+
+    def __post_init__(self) -> None:
+        if self.certified_bound is not None and self.uncertified is not None:
+            raise InputError(
+                f"objective {self.name.value!r}: a certified bound and a reason for none exclude each other"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

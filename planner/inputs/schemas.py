@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from planner.domain.certificate import Certificate
 from planner.domain.plan import Plan
 from planner.domain.problem import SCHEMA_VERSION, Problem
 from planner.errors import NotFoundError
@@ -19,7 +20,7 @@ from planner.inputs.workload import WorkloadFile
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 YAML_FILES: Mapping[str, type[Record]] = {"workload": WorkloadFile, "fleet": FleetFile, "measure": MeasureFile}
-JSON_FILES: Mapping[str, type] = {"problem": Problem, "plan": Plan}
+JSON_FILES: Mapping[str, type] = {"problem": Problem, "plan": Plan, "certificate": Certificate}
 
 _PLAIN: Mapping[Any, dict[str, Any]] = {
     int: {"type": "integer"},
@@ -31,7 +32,7 @@ _PLAIN: Mapping[Any, dict[str, Any]] = {
 
 
 def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema of workload, fleet, measure, problem or plan."""
+    """The JSON Schema of workload, fleet, measure, problem, plan or certificate."""
     if name in YAML_FILES:
         found = YAML_FILES[name].model_json_schema()
     elif name in JSON_FILES:

@@ -229,7 +229,7 @@ def _faults(edit: Edit) -> list[str]:
 
 
 # Who made the plan and how long it took cannot be recomputed from it; the certificate has its own check.
-NOT_RECOMPUTED = ("solver", "seed", "runtime_s", "method", "certified_bound", "status")
+NOT_RECOMPUTED = ("solver", "seed", "runtime_s", "method", "certified_bound", "uncertified", "status")
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from planner.domain.certificate import Certificate
 from planner.errors import InputError, NotFoundError, SetupError
-from planner.plan_files import plan_digest, plan_folder, read_json, read_plan, write_plan
+from planner.plan_files import plan_digest, plan_folder, read_certificate, read_json, read_plan, write_plan
 from tests.plans import placed, replica_option
 
 OPTION = replica_option("ranker", "cpu-1")
@@ -90,3 +91,36 @@ def test_a_digest_tells_plans_apart() -> None:
     assert plan_digest(plan) == plan_digest(replace(plan))
     assert plan_digest(plan) != plan_digest(replace(plan, seed=1))
     assert plan_digest(plan).startswith("sha256:")
+
+
+CERTIFICATE = Certificate(schema_version=1, problem_digest=PLANNED[0].digest, proofs=())
+
+
+def test_a_certificate_is_written_beside_the_plan_and_goes_with_it(tmp_path: Path) -> None:
+    write_plan(tmp_path, *PLANNED, CERTIFICATE)
+    assert read_certificate(tmp_path) == read_certificate(tmp_path / "plan.json") == CERTIFICATE
+    write_plan(tmp_path, *PLANNED)
+    assert read_certificate(tmp_path) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "problem.json"]
+
+
+def test_an_error_leaves_the_older_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, plan = PLANNED
+    write_plan(tmp_path, problem, plan, CERTIFICATE)
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "certificate.json":
+            raise PermissionError(1, "Operation not permitted")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(SetupError, match=r"cannot write .*certificate\.json"):
+        write_plan(tmp_path, problem, replace(plan, seed=7))
+    assert read_plan(tmp_path) == PLANNED
+    assert read_certificate(tmp_path) == CERTIFICATE
+    (tmp_path / "certificate.json").unlink()
+    (tmp_path / "certificate.json").mkdir()
+    with pytest.raises(InputError, match=r"certificate\.json is a folder"):
+        write_plan(tmp_path, problem, replace(plan, seed=7))
+    assert read_plan(tmp_path) == PLANNED
