@@ -21,6 +21,7 @@ from solvers.reduction import Choice, GpuGroup, Reduction
 
 AREA = "area"
 SHARE_SCALE = 10**12  # sums of exact fractions with thousands of denominators would take minutes
+MAIN = (Objective.GPUS, Objective.COST)
 NO_BOUND = Bound(value=None, method="none")
 
 
@@ -161,3 +162,10 @@ def unbounded(problem: Problem, layout: Layout) -> tuple[ObjectiveValue, ...]:
         ObjectiveValue(name=o, value=natural(o, integer_value(layout, o)), bound=None, method=NO_BOUND.method)
         for o in problem.objectives
     )
+
+
+def applies(problem: Problem) -> bool:
+    """Whether serving all demand is settled first, and GPUs or cost come next: what columns can search for."""
+    if problem.objectives[0] is Objective.UNSERVED:
+        return problem.objectives[1:2] != () and problem.objectives[1] in MAIN
+    return problem.objectives[0] in MAIN and not problem.allow_unserved

@@ -6,17 +6,20 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from planner.domain.certificate import Proof
 from planner.domain.check import check_placements
 from planner.domain.layout import Layout
-from planner.domain.plan import ObjectiveValue, Placement
+from planner.domain.objectives import integer_value
+from planner.domain.plan import ObjectiveValue, Placement, Status
 from planner.domain.problem import Problem
 from planner.errors import InputError, PlannerError
-from solvers.base import Progress, SolveOptions, Solver, SolveResult, SolverFactory
-from solvers.bounds import places_needed
+from solvers.base import Progress, SolveOptions, SolveResult, SolverFactory
+from solvers.bounds import applies, places_needed
 from solvers.greedy import GreedySolver, first_plan
 from solvers.reduction import Reduction
 
 if TYPE_CHECKING:
+    from solvers.columns.solver import ColumnsSolver
     from solvers.cpsat.solver import CpsatSolver
 
 AUTO = "auto"
@@ -62,7 +65,7 @@ class _Keeping(Progress):
 
 
 class AutoSolver:
-    """CP-SAT where its model stays small, else the greedy plan with the area bound."""
+    """Columns for GPUs and cost, then CP-SAT for what is left where its model stays small."""
 
     name = AUTO
 
@@ -70,11 +73,42 @@ class AutoSolver:
         started = time.monotonic()
         reduction = Reduction(problem)
         plan = first_plan(reduction, progress)
-        variables = _variables(reduction, plan)
-        if variables > LARGEST_FOR_CPSAT:
-            progress.message(f"{variables:,} variables are too many for cpsat: greedy plan with the area bound")
+        large = _variables(reduction, plan) > LARGEST_FOR_CPSAT
+        if reduction.hopeless and not problem.allow_unserved:
             return GreedySolver().conclude(reduction, plan, started)
-        return _cpsat().improve(reduction, plan, options, progress, started)
+        by_columns = None
+        if applies(problem):
+            by_columns = _columns().improve(reduction, plan, options, progress, started, brief=not large)
+            plan = by_columns.placements
+            done = by_columns.interrupted or by_columns.status in (Status.OPTIMAL, Status.INFEASIBLE)
+            if large or done:
+                return by_columns
+        if large:
+            progress.message("too many variables for cpsat: greedy plan with the area bound")
+            return GreedySolver().conclude(reduction, plan, started)
+        known = () if by_columns is None else by_columns.bounds
+        result = _cpsat().improve(reduction, plan, options, progress, started, known)
+        return result if by_columns is None else joined(problem, by_columns, result)
+
+
+def joined(problem: Problem, first: SolveResult, last: SolveResult) -> SolveResult:
+    """The last result with the proofs of the first. One that rests on the value of an earlier objective goes
+    where that value changed."""
+    if first.placements is None or last.placements is None:
+        return replace(last, compile_s=first.compile_s)
+    before, after = (Layout(problem, r.placements or ()) for r in (first, last))
+    kept: list[Proof] = []
+    bounds = []
+    for place, (objective, ours, theirs) in enumerate(zip(problem.objectives, first.bounds, last.bounds, strict=True)):
+        same = all(integer_value(before, o) == integer_value(after, o) for o in problem.objectives[:place])
+        proof = next((p for p in first.proofs if p.objective is objective), None)
+        if proof is not None and same:
+            kept.append(proof)
+            bounds.append(replace(theirs, certified=ours.certified))
+        else:
+            reason = "an earlier objective was improved after its proof" if proof is not None else None
+            bounds.append(replace(theirs, uncertified=reason))
+    return replace(last, bounds=tuple(bounds), proofs=tuple(kept), compile_s=first.compile_s)
 
 
 def _variables(reduction: Reduction, plan: tuple[Placement, ...] | None) -> int:
@@ -91,7 +125,7 @@ def _cpsat() -> CpsatSolver:
     return CpsatSolver()
 
 
-def _columns() -> Solver:
+def _columns() -> ColumnsSolver:
     from solvers.columns.solver import ColumnsSolver
 
     return ColumnsSolver()

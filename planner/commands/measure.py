@@ -162,7 +162,9 @@ def _print(measured: Measured, request: SweepRequest) -> None:
     print_summaries(measured.rows, every=True)
     summary = measured.summary
     reused = f", {summary.reused} were in the store already" if summary.reused else ""
-    click.echo(f"{counted(summary.measured, 'point')} measured in {summary.seconds:.0f} s{reused}; store: {request.store}")
+    click.echo(
+        f"{counted(summary.measured, 'point')} measured in {summary.seconds:.0f} s{reused}; store: {request.store}"
+    )
     _print_some("failed", summary.failed)
     _print_some("left out, the budget ended first", summary.left_out)
 

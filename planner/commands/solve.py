@@ -32,8 +32,9 @@ GPUS_SHOWN = 20
 @click.option("--minimize", help="Objectives in order: unserved, gpus, cost, balance, models, throughput.")
 @click.option("--allow-unserved", is_flag=True, help="Leave demand unserved where it does not fit.")
 @click.option("--time-limit", type=click.FloatRange(min=0.1), default=60, show_default=True, help="Seconds.")
-@click.option("--solver", type=click.Choice(["auto", "cpsat", "greedy"]), default="auto", show_default=True)
+@click.option("--solver", type=click.Choice(["auto", "columns", "cpsat", "greedy"]), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--iterations", type=click.IntRange(min=0), help="A limit in steps: the same seed gives the same plan.")
 @click.option("--gap", type=click.FloatRange(min=0), default=0, show_default=True, help="Stop at this proven gap.")
 @click.option("--utilization", type=click.FloatRange(0, 1, min_open=True), default=0.8, show_default=True,
               help="Most busy time of a device that models share.")  # fmt: skip
@@ -98,7 +99,8 @@ def _request(options: dict[str, Any]) -> SolveRequest:
     )
     return SolveRequest(
         build=build,
-        solve=SolveOptions(time_limit_s=options["time_limit"], seed=options["seed"], gap=options["gap"]),
+        solve=SolveOptions(time_limit_s=options["time_limit"], seed=options["seed"], gap=options["gap"],
+                           iterations=options["iterations"]),
         **{name: options[name] for name in
            ("solver", "gpus", "fleet", "workload", "profiles", "store", "headroom", "out")},
     )  # fmt: skip
@@ -137,10 +139,10 @@ def _print(solved: Solved, options: dict[str, Any]) -> None:
 def _print_objectives(plan: Plan) -> None:
     rows = [
         (o.name.value, f"{o.value:g}", "none" if o.bound is None else f"{o.bound:g}",
-         "-" if gap is None else f"{gap:.2%}", o.method)
+         "-" if gap is None else f"{gap:.2%}", o.method, "-" if o.certified_bound is None else f"{o.certified_bound:g}")
         for o, gap in zip(plan.objectives, plan.gap, strict=True)
     ]  # fmt: skip
-    print_table("Objectives", ["objective", "value", "bound", "gap", "proved by"], rows)
+    print_table("Objectives", ["objective", "value", "bound", "gap", "proved by", "certified"], rows)
 
 
 class _Reporter(Progress):

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from planner.build import BuildSettings, Built, basis_notes, build
+from planner.domain.certificate import Certificate
 from planner.domain.check import check
 from planner.domain.derive import Origin, derive_plan
 from planner.domain.fleet import Fleet
 from planner.domain.plan import Placement, Plan, Status
-from planner.domain.problem import Objective, Problem
+from planner.domain.problem import SCHEMA_VERSION, Objective, Problem
 from planner.domain.profile import ProfileRow
 from planner.domain.workload import ModelDemand, Workload
 from planner.errors import NoPlanError, NotFoundError, PlannerError
-from solvers.base import Progress, SolveOptions, SolveResult
+from solvers.base import Bound, Progress, SolveOptions, SolveResult
 
 DEFAULT_WORKLOAD = Path("workload.yaml")
 DEFAULT_FLEET = Path("fleet.yaml")
@@ -64,7 +65,7 @@ def solve(request: SolveRequest, progress: Progress) -> Solved:
     if result.placements is None:
         raise _no_plan(built, result, request, progress)
     plan = _checked_plan(built.problem, result, result.placements, request.solve.seed)
-    write_plan(request.out, built.problem, plan)
+    write_plan(request.out, built.problem, plan, _certificate(plan, result))
     used = [built.problem.option_by_id[p.option] for p in result.placements]
     return Solved(
         problem=built.problem,
@@ -128,6 +129,7 @@ def _checked_plan(problem: Problem, result: SolveResult, placements: tuple[Place
         seed=seed,
         runtime_s=round(result.runtime_s, 3),
         bounds=[(bound.value, bound.method) for bound in result.bounds],
+        certified=[(bound.certified, bound.uncertified or _uncertified(bound)) for bound in result.bounds],
     )
     plan = derive_plan(problem, placements, origin)
     violations = check(problem, plan)
@@ -149,6 +151,19 @@ def _no_plan(built: Built, result: SolveResult, request: SolveRequest, progress:
         except KeyboardInterrupt:
             text += " (stopped while looking for what would be enough)"
     return NoPlanError(text, status=result.status.value, reasons=reasons)
+
+
+def _uncertified(bound: Bound) -> str | None:
+    """Why there is no certificate, where the solver itself gives no reason."""
+    if bound.certified is not None:
+        return None
+    return f"the bound of {bound.method} comes without a proof" if bound.value is not None else "there is no bound"
+
+
+def _certificate(plan: Plan, result: SolveResult) -> Certificate | None:
+    if not result.proofs:
+        return None
+    return Certificate(schema_version=SCHEMA_VERSION, problem_digest=plan.problem_digest, proofs=result.proofs)
 
 
 def _reasons(problem: Problem, request: SolveRequest) -> list[str]:

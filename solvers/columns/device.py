@@ -39,7 +39,8 @@ def _bound(
     rank: Ints, step_value: Floats, step_weight: Floats, copies: Ints, item: Ints,
 ) -> float:  # fmt: skip
     """No content made of models from rank `start` on is worth more; read from step `place`, their first."""
-    left = 1e-12
+    left: float = 1e-12
+    ceiling: float
     for r in range(used.shape[0]):
         left += weights[r] * (room[r] - used[r]) / capacity[r]
     found = 0.0

@@ -52,7 +52,8 @@ def prices_by_size(instance: Instance, costs: Sequence[float], weights: Floats) 
 def _fitted(weights: Floats, length: int) -> Floats:
     """Kinds may differ in the resources that bind: what is missing counts like the last one."""
     fitted = np.resize(weights, length) if len(weights) < length else weights[:length]
-    return fitted / fitted.sum()
+    shares: Floats = fitted / fitted.sum()
+    return shares
 
 
 class Filler:

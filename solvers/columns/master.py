@@ -96,8 +96,10 @@ class Master:
         starts = np.cumsum([0, *map(len, entries)])[:-1]
         index = [row for entry in entries for row, _ in entry]
         value = [amount for entry in entries for _, amount in entry]
-        self._highs.addCols(count, np.array(costs), np.zeros(count), np.full(count, highspy.kHighsInf), len(index),
-                            np.array(starts, np.int32), np.array(index, np.int32), np.array(value, np.float64))  # fmt: skip
+        self._highs.addCols(
+            count, np.array(costs), np.zeros(count), np.full(count, highspy.kHighsInf), len(index),
+            np.array(starts, np.int32), np.array(index, np.int32), np.array(value, np.float64),
+        )  # fmt: skip
         self._width += count
 
     def solve(self) -> Solution:

@@ -88,10 +88,12 @@ class Neighbourhood:
         weights = self._rng.exponential(size=resources) + 0.05
         prices = prices_by_size(self._task.instance, self._task.costs, weights)
         factor = self._rng.normal(1.0, 0.03, len(self._task.wanted.missing_mrps))
-        return Prices([
-            worth * np.maximum(0.5, factor[items.model])
-            for worth, items in zip(prices.worth, self._task.instance.items, strict=True)
-        ])
+        return Prices(
+            [
+                worth * np.maximum(0.5, factor[items.model])
+                for worth, items in zip(prices.worth, self._task.instance.items, strict=True)
+            ]
+        )
 
 
 def trimmed(task: Task, plan: Sequence[Column]) -> list[Column]:

@@ -41,7 +41,8 @@ IMPOSSIBLE = 1e6
 class Rows:
     """Rows of all models that wait, and for each kind's items the rows that they stand in.
 
-    `demands`: models whose demand is a choice of covers. `index[kind]` and `coefficient[kind]` [items, width]: row and whole coefficient, padded with 0 in row 0.
+    `demands`: models whose demand is a choice of covers. `index[kind]` and `coefficient[kind]` [items, width]: row
+    and whole coefficient, padded with 0 in row 0.
     """
 
     def __init__(self, instance: Instance, wanted: Wanted) -> None:

@@ -16,7 +16,7 @@ from solvers.columns.generation import Generator, Relaxed, Task, starting_duals
 from solvers.columns.instance import Instance
 from solvers.columns.neighbourhood import Neighbourhood, trimmed
 from solvers.columns.pricing import Effort, Pricer
-from solvers.columns.rounding import POWERS, Dive, cost_of
+from solvers.columns.rounding import POWERS, Dive
 from solvers.columns.selection import select
 from solvers.columns.wanted import Wanted
 
@@ -86,18 +86,16 @@ class Search:
         self.bound = 0
         self.scaled = costs.scaled()
 
-    def run(self) -> None:
+    def run(self, *, brief: bool = False) -> None:
         self._fills()
         self._relax()
-        if not self.proven:
+        if not self.near:
             self._dive_once()
-        if not self.proven:
+        if brief:
+            return
+        if not self.near:
             self._select()
         self._neighbourhoods()
-
-    @property
-    def proven(self) -> bool:
-        return self.plan is not None and self._costs.total(self.plan) <= self.bound
 
     @property
     def near(self) -> bool:

@@ -12,19 +12,18 @@ from planner.domain.objectives import integer_value, natural
 from planner.domain.plan import ObjectiveValue, Placement, Status
 from planner.domain.problem import Device, Objective, Option, Problem
 from solvers.base import Bound, Progress, SolveOptions, SolveResult
-from solvers.bounds import NO_BOUND, area_bounds, lexicographic, unbounded
+from solvers.bounds import MAIN, NO_BOUND, applies, area_bounds, lexicographic, unbounded
 from solvers.columns.certifying import proof_of
 from solvers.columns.column import Column
 from solvers.columns.compiled import compiled
 from solvers.columns.generation import Relaxed, Task
 from solvers.columns.instance import Instance
 from solvers.columns.master import Cap
-from solvers.columns.search import SURE, Costs, Search
+from solvers.columns.search import Costs, Search
 from solvers.greedy import first_plan
 from solvers.reduction import Reduction, name_placements
 
 NAME = "columns"
-MAIN = (Objective.GPUS, Objective.COST)
 # Of the time limit, what the search may take; the rest is for later objectives and for writing the plan down.
 SHARE_OF_SEARCH = 0.93
 
@@ -49,9 +48,14 @@ class ColumnsSolver:
         options: SolveOptions,
         progress: Progress,
         started: float,
+        *,
+        brief: bool = False,
     ) -> SolveResult:
-        """Start from a plan that is known. The time limit counts from `started`, a time.monotonic()."""
-        run = _Run(reduction, plan, options, progress, started)
+        """Start from a plan that is known. The time limit counts from `started`, a time.monotonic().
+
+        `brief`: end after the first dive, for a search by another solver.
+        """
+        run = _Run(reduction, plan, options, progress, started, brief=brief)
         try:
             run.all_objectives()
         except KeyboardInterrupt:
@@ -59,13 +63,6 @@ class ColumnsSolver:
             if run.plan is None:
                 raise
         return run.result()
-
-
-def applies(problem: Problem) -> bool:
-    """Whether serving all demand is settled first, and one of our objectives is next."""
-    if problem.objectives[0] is Objective.UNSERVED:
-        return problem.objectives[1:2] != () and problem.objectives[1] in MAIN
-    return problem.objectives[0] in MAIN and not problem.allow_unserved
 
 
 class _Run:
@@ -76,7 +73,10 @@ class _Run:
         options: SolveOptions,
         progress: Progress,
         started: float,
+        *,
+        brief: bool,
     ) -> None:
+        self._brief = brief
         self._reduction, self._problem = reduction, reduction.problem
         self._options, self._progress, self._started = options, progress, started
         self._deadline = started + options.time_limit_s
@@ -109,7 +109,7 @@ class _Run:
         if self.plan is not None:
             layout = Layout(self._problem, self.plan)
             known = area_bounds(self._reduction, layout)
-            bounds = tuple(self._bounds.get(place, bound) for place, bound in enumerate(known))
+            bounds = tuple(_better(self._bounds.get(place), bound) for place, bound in enumerate(known))
             reached = [objective.value for objective in unbounded(self._problem, layout)]
             status = Status.OPTIMAL if reached == [bound.value for bound in bounds] else Status.FEASIBLE
         return SolveResult(
@@ -126,7 +126,7 @@ class _Run:
         if self.plan is not None and self._serves_all(self.plan):
             search.offer(columns_of(self._instance, self.plan))
         try:
-            search.run()
+            search.run(brief=self._brief)
         finally:
             self._conclude(search, places[0])
         return search
@@ -195,6 +195,15 @@ class _Run:
 
     def _values(self, plan: Sequence[Placement]) -> tuple[ObjectiveValue, ...]:
         return unbounded(self._problem, Layout(self._problem, plan))
+
+
+def _better(ours: Bound | None, area: Bound) -> Bound:
+    """The tighter of both; where they are equal the one that needs no search, with what was certified."""
+    if ours is None or ours.value is None:
+        return area
+    if area.value is None or area.value < ours.value:
+        return ours
+    return replace(area, certified=ours.certified, uncertified=ours.uncertified)
 
 
 def columns_of(instance: Instance, plan: Sequence[Placement]) -> list[Column]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ortools.sat.python import cp_model
 
 from planner.domain.layout import Layout
-from planner.domain.objectives import MAXIMISED, integer_value, natural
+from planner.domain.objectives import MAXIMISED, SCALE, integer_value, natural
 from planner.domain.plan import Placement, Status
 from planner.domain.problem import Objective, Problem
 from planner.errors import PlannerError
@@ -44,10 +45,14 @@ class CpsatSolver:
         options: SolveOptions,
         progress: Progress,
         started: float,
+        known: Sequence[Bound] = (),
     ) -> SolveResult:
-        """Start from a plan that is known. The time limit counts from `started`, a time.monotonic()."""
+        """Start from a plan that is known. The time limit counts from `started`, a time.monotonic().
+
+        `known`: bounds by objective, valid with the earlier ones at the plan's values or better.
+        """
         problem = reduction.problem
-        stages = _Stages(reduction, plan, options, progress, started + options.time_limit_s)
+        stages = _Stages(reduction, plan, options, progress, started + options.time_limit_s, known)
         hopeless = bool(reduction.hopeless) and not problem.allow_unserved
         status = Status.INFEASIBLE if hopeless else stages.run()
         missing = [NO_BOUND] * (len(problem.objectives) - len(stages.bounds))
@@ -71,7 +76,9 @@ class _Stages:
         options: SolveOptions,
         progress: Progress,
         deadline: float,
+        known: Sequence[Bound],
     ) -> None:
+        self._known = known
         self._reduction = reduction
         self._problem = reduction.problem
         self._options = options
@@ -116,7 +123,7 @@ class _Stages:
         layout = self._layout()
         maximise = objective in MAXIMISED
         value = None if layout is None else integer_value(layout, objective)
-        area = self._area.given(layout, place)
+        area, _ = self._given(layout, place)
         if value is not None:
             self._model.add(expression >= value if maximise else expression <= value)
         if area is not None:
@@ -132,7 +139,8 @@ class _Stages:
         if layout is None or (outcome is not None and outcome.infeasible):
             raise PlannerError(f"CP-SAT calls a problem infeasible that has a plan (objective {objective})")
         maximise = objective in MAXIMISED
-        value, area = integer_value(layout, objective), self._area.given(layout, place)
+        value = integer_value(layout, objective)
+        area, method = self._given(layout, place)
         self._model.add(expression >= value if maximise else expression <= value)
         searched = None if outcome is None else outcome.bound
         known = [bound for bound in (area, searched) if bound is not None]
@@ -140,8 +148,17 @@ class _Stages:
             self.bounds.append(NO_BOUND)
             return False
         bound = min(known) if maximise else max(known)
-        self.bounds.append(Bound(value=natural(objective, bound), method=AREA if bound == area else CpsatSolver.name))
+        self.bounds.append(Bound(value=natural(objective, bound), method=method if bound == area else CpsatSolver.name))
         return bound == value
+
+    def _given(self, layout: Layout | None, place: int) -> tuple[int | None, str]:
+        """The best bound before any search, and how it was proved."""
+        area = self._area.given(layout, place)
+        known = self._known[place] if place < len(self._known) else NO_BOUND
+        if known.value is None or self._problem.objectives[place] in MAXIMISED:
+            return area, AREA
+        value = round(known.value * SCALE[self._problem.objectives[place]])
+        return (value, known.method) if area is None or value > area else (area, AREA)
 
     def _search(self, expression: cp_model.LinearExpr, *, maximise: bool, seconds: float) -> Outcome | None:
         if seconds <= 0 or self.interrupted:
