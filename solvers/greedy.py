@@ -22,6 +22,7 @@ from solvers.reduction import Reduction, name_placements
 # So many questions to devices are worth asking in each phase: a count, not a time, keeps the plan reproducible.
 TRIALS = 300_000
 RETRIES = 10
+LARGEST_IN_A_MOMENT = 4_000
 
 MEASURES: tuple[Measure, ...] = (max, sum, lambda shares: shares[0], lambda shares: shares[1])
 # Dot product and distance to what is free: Panigrahy et al., Heuristics for Vector Bin Packing (2011).
@@ -54,6 +55,12 @@ class GreedySolver:
             status = Status.OPTIMAL if reached == [bound.value for bound in bounds] else Status.FEASIBLE
         runtime_s = time.monotonic() - started
         return SolveResult(status=status, solver=self.name, placements=best, bounds=bounds, runtime_s=runtime_s)
+
+
+def takes_a_moment(reduction: Reduction) -> bool:
+    """Whether the first plan is there within about a second; beyond that filling by compiled code is faster."""
+    replicas = sum(reduction.fewest_replicas(model) for model in reduction.problem.models)
+    return replicas + len(reduction.choices) <= LARGEST_IN_A_MOMENT
 
 
 def first_plan(reduction: Reduction, progress: Progress) -> tuple[Placement, ...] | None:

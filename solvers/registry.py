@@ -15,7 +15,7 @@ from planner.domain.problem import Problem
 from planner.errors import InputError, PlannerError
 from solvers.base import Progress, SolveOptions, SolveResult, SolverFactory
 from solvers.bounds import applies, places_needed
-from solvers.greedy import GreedySolver, first_plan
+from solvers.greedy import GreedySolver, first_plan, takes_a_moment
 from solvers.reduction import Reduction
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ class AutoSolver:
     def solve(self, problem: Problem, options: SolveOptions, progress: Progress) -> SolveResult:
         started = time.monotonic()
         reduction = Reduction(problem)
-        plan = first_plan(reduction, progress)
-        large = _variables(reduction, plan) > LARGEST_FOR_CPSAT
+        quick = takes_a_moment(reduction) or not applies(problem)
+        plan = first_plan(reduction, progress) if quick else None
+        large = not quick or _variables(reduction, plan) > LARGEST_FOR_CPSAT
         if reduction.hopeless and not problem.allow_unserved:
             return GreedySolver().conclude(reduction, plan, started)
         by_columns = None

@@ -7,6 +7,7 @@ replicas first, while there are small ones to fill up with.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from solvers.columns.pricing import Effort, Pricer
 from solvers.columns.wanted import Wanted
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Placed = list[tuple[Column, int]]
 
 
@@ -56,8 +58,13 @@ def _fitted(weights: Floats, length: int) -> Floats:
     return shares
 
 
+# Of more items than these, the most valuable and some of the others fill a device as well.
+MOST_ITEMS = 500
+MOST_VALUABLE = 100
+
+
 class Filler:
-    """`copies` of a content are placed at once while nothing of it is more than asked for."""
+    """A content is placed as often as nothing of it is more than what is asked for."""
 
     def __init__(self, instance: Instance, costs: Sequence[float], nodes: int, seed: int) -> None:
         self._instance, self._costs, self._nodes = instance, costs, nodes
@@ -65,9 +72,10 @@ class Filler:
         self._rng = np.random.default_rng(seed)
 
     def fill(
-        self, prices: Prices, power: float, wanted: Wanted, stock: Sequence[int], *, most_cost: float = np.inf
-    ) -> Placed | None:
-        """None where stock or `most_cost` ends before the demand is served. Changes neither of its arguments."""
+        self, prices: Prices, power: float, wanted: Wanted, stock: Sequence[int], *, most_cost: float = np.inf,
+        deadline: float = np.inf,
+    ) -> Placed | None:  # fmt: skip
+        """None where stock, `most_cost` or time ends before the demand is served. Changes none of its arguments."""
         wanted, left = wanted.copy(), list(stock)
         placed: Placed = []
         best: dict[int, tuple[Column, float] | None] = {}
@@ -83,7 +91,7 @@ class Filler:
             _, group, column = max(offers, key=lambda offer: (offer[0], -offer[1]))
             times = wanted.times(self._instance, column, left[group])
             cost += times * self._costs[group]
-            if cost > most_cost:
+            if cost > most_cost or time.monotonic() > deadline:
                 return None
             wanted.take(self._instance, column, times)
             left[group] -= times
@@ -111,10 +119,23 @@ class Filler:
         useful = wanted.useful(self._instance, kind)
         values = prices.values(self._instance, wanted, kind, power)
         together = np.where(items.alone, 0, np.minimum(useful, self._instance.per_model))
+        together = self._some(together, values)
         effort = Effort(nodes=self._nodes, nodes_of_seed=0, seeds=0, parts=1)
         found, _ = self._pricer.fill(kind, values, together, 0.0, effort, self._rng)
         found += [((int(i),), float(values[i])) for i in np.flatnonzero(items.alone & (useful > 0) & (values > 0))]
         return max(found, key=lambda pair: pair[1], default=((), 0.0))
+
+    def _some(self, useful: Ints, values: Floats) -> Ints:
+        """`useful`, with none of the items that are left aside this time."""
+        waiting = np.flatnonzero((useful > 0) & (values > 0))
+        if len(waiting) <= MOST_ITEMS:
+            return useful
+        first = np.argpartition(-values[waiting], MOST_VALUABLE)[:MOST_VALUABLE]
+        others = self._rng.choice(len(waiting), MOST_ITEMS - MOST_VALUABLE, replace=False)
+        kept = np.zeros_like(useful)
+        chosen = waiting[np.concatenate([first, others])]
+        kept[chosen] = useful[chosen]
+        return kept
 
     def _lasts(self, column: Column, wanted: Wanted) -> bool:
         """Whether a content found before is still asked for in full."""

@@ -26,6 +26,8 @@ Ints = NDArray[np.int64]
 SMOOTHING = 0.8
 NODES_GROW = 8
 MOST_NODES = 2_000_000
+# A master of more rows takes longer than it is worth: the bound is then that of the prices by area.
+MOST_ROWS = 3_000
 # Values are floating-point sums; a content this much above its cost is not worth a column.
 TOLERANCE = 1e-7
 
@@ -80,7 +82,9 @@ class Generator:
     ) -> Relaxed:  # fmt: skip
         """`enough(value, bound)` says when to stop; the nodes of a search grow up to `most_nodes`."""
         smoothing = SMOOTHING
-        solution = self.master.solve()
+        if len(self.rows.rows) > MOST_ROWS:
+            most_rounds = 0
+        solution = self.master.solve() if most_rounds else self.master.unsolved()
         for _ in range(most_rounds):
             self.rounds += 1
             duals = solution.duals if self.center is None else self.center.mixed(solution.duals, smoothing)

@@ -112,6 +112,12 @@ class Master:
         value = self._highs.getInfo().objective_function_value
         return Solution(value, duals, amounts[self._places], float(amounts[:rows].sum()))
 
+    def unsolved(self) -> Solution:
+        """No solution: nothing is priced, nothing is served."""
+        rows, groups, caps = len(self._rows.rows), len(self._instance.groups), len(self._caps)
+        duals = Duals(np.zeros(rows), np.zeros(groups), np.zeros(caps))
+        return Solution(np.inf, duals, np.zeros(len(self.columns)), np.inf)
+
     def _entries(self, column: Column) -> list[tuple[int, float]]:
         """(row, amount) of a column: served by its items, one GPU of the stock, and its part of each cap."""
         rows, first = self._rows, len(self._rows.rows)

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solvers.columns.column import Column
 from solvers.columns.filling import Filler, Placed, Prices, prices_by_size
 from solvers.columns.generation import Task
 from solvers.columns.rounding import WHOLE, Dive
-from solvers.columns.wanted import served
+from solvers.columns.wanted import Wanted, served
 
+Ints = NDArray[np.int64]
 SMALLEST, LARGEST = 4, 40
 FILLS = 6
 DIVE_EVERY = 4
@@ -31,14 +33,15 @@ class Neighbourhood:
         self._task, self._filler, self._dive, self._rng = task, filler, dive, rng
         self._size = 10.0
         self._turn = 0
+        self._known: Sequence[Column] | None = None
+        self._total = Total.of(task, ())
 
     def step(self, plan: Sequence[Column], prices: Prices, deadline: float) -> Moved | None:
         """One neighbourhood, solved by filling in several ways or, every few turns, by a dive."""
         self._turn += 1
         size = min(len(plan), int(self._size))
         emptied = self._choose(plan, size)
-        kept = [column for place, column in enumerate(plan) if place not in emptied]
-        rest = self._rest(kept)
+        rest = self._rest(plan, emptied)
         before = sum(self._task.costs[plan[place].group] for place in emptied)
         placed = self._solve(rest, prices, before, deadline)
         if placed is None:
@@ -47,6 +50,7 @@ class Neighbourhood:
         saved = before - sum(times * self._task.costs[column.group] for column, times in placed)
         if saved > WHOLE:
             self._size = max(SMALLEST, self._size * 0.9)
+        kept = [column for place, column in enumerate(plan) if place not in emptied]
         return Moved([*kept, *(column for column, times in placed for _ in range(times))], max(0.0, saved))
 
     def _choose(self, plan: Sequence[Column], size: int) -> set[int]:
@@ -61,14 +65,14 @@ class Neighbourhood:
         ) if count <= 400 else self._rng.permutation(count).tolist()  # fmt: skip
         return {start, *near[: size - 1]}
 
-    def _rest(self, kept: Sequence[Column]) -> Task:
+    def _rest(self, plan: Sequence[Column], emptied: set[int]) -> Task:
         """What the GPUs that stay do not serve, and the stock that they leave."""
-        wanted = self._task.wanted.copy()
-        stock = list(self._task.stock)
-        for column in kept:
-            wanted.take(self._task.instance, column, 1)
-            stock[column.group] -= 1
-        return replace(self._task, wanted=wanted, stock=tuple(stock))
+        if self._known is not plan:
+            self._known, self._total = plan, Total.of(self._task, plan)
+        total = self._total.copy()
+        for place in emptied:
+            total.add(self._task, plan[place], -1)
+        return replace(self._task, wanted=total.left(self._task.wanted), stock=total.stock(self._task))
 
     def _solve(self, rest: Task, prices: Prices, before: float, deadline: float) -> Placed | None:
         if self._turn % DIVE_EVERY == 0:
@@ -77,7 +81,9 @@ class Neighbourhood:
         for _ in range(FILLS):
             by = prices if self._rng.random() < 0.3 else self._random_prices()
             power = float(self._rng.uniform(0.98, 1.3))
-            filled = self._filler.fill(by, power, rest.wanted, rest.stock, most_cost=before + WHOLE / 2)
+            filled = self._filler.fill(
+                by, power, rest.wanted, rest.stock, most_cost=before + WHOLE / 2, deadline=deadline
+            )
             if filled is not None:
                 best = filled
                 before = sum(times * rest.costs[column.group] for column, times in filled) - WHOLE
@@ -99,11 +105,8 @@ class Neighbourhood:
 def trimmed(task: Task, plan: Sequence[Column]) -> list[Column]:
     """Without replicas that serve nothing: the smallest of a model that has too many; GPUs left empty go too."""
     instance = task.instance
-    surplus = -_signed_missing(task, plan)
-    counts = np.zeros(len(surplus), np.int64)
-    for column in plan:
-        for model, count in served(instance, column)[1].items():
-            counts[model] += count
+    total = Total.of(task, plan)
+    surplus, counts = total.capacity_mrps - task.wanted.missing_mrps, total.replicas
     found = []
     for column in plan:
         contents = []
@@ -122,9 +125,38 @@ def trimmed(task: Task, plan: Sequence[Column]) -> list[Column]:
     return found
 
 
-def _signed_missing(task: Task, plan: Sequence[Column]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    missing = task.wanted.missing_mrps.copy()
-    for column in plan:
-        for model, capacity in served(task.instance, column)[0].items():
-            missing[model] -= capacity
-    return missing
+@dataclass(slots=True, eq=False)
+class Total:
+    """What a plan serves: by model, capacity in mrps and replicas; by group, GPUs."""
+
+    capacity_mrps: Ints
+    replicas: Ints
+    gpus: Ints
+
+    @staticmethod
+    def of(task: Task, plan: Sequence[Column]) -> Total:
+        models = len(task.wanted.missing_mrps)
+        total = Total(np.zeros(models, np.int64), np.zeros(models, np.int64), np.zeros(len(task.stock), np.int64))
+        for column in plan:
+            total.add(task, column, 1)
+        return total
+
+    def copy(self) -> Total:
+        return Total(self.capacity_mrps.copy(), self.replicas.copy(), self.gpus.copy())
+
+    def add(self, task: Task, column: Column, times: int) -> None:
+        capacity, replicas = served(task.instance, column)
+        for model, count in replicas.items():
+            self.capacity_mrps[model] += times * capacity[model]
+            self.replicas[model] += times * count
+        self.gpus[column.group] += times
+
+    def left(self, wanted: Wanted) -> Wanted:
+        return Wanted(
+            np.maximum(0, wanted.missing_mrps - self.capacity_mrps),
+            np.maximum(0, wanted.at_least - self.replicas),
+            wanted.at_most - self.replicas,
+        )
+
+    def stock(self, task: Task) -> tuple[int, ...]:
+        return tuple((np.array(task.stock) - self.gpus).tolist())

@@ -47,7 +47,7 @@ class Dive:
                 stock[column.group] -= times
                 placed.append((column, times))
                 spent += times * task.costs[column.group]
-            filled = self._fill(replace(rest, wanted=wanted, stock=tuple(stock)), relaxed, most_cost - spent)
+            filled = self._fill(replace(rest, wanted=wanted, stock=tuple(stock)), relaxed, most_cost - spent, deadline)
             if filled is not None:
                 best = [*placed, *filled]
                 most_cost = cost_of(task, best)
@@ -93,12 +93,14 @@ class Dive:
             if taken >= room:
                 return
 
-    def _fill(self, task: Task, relaxed: Relaxed, most_cost: float) -> Placed | None:
+    def _fill(self, task: Task, relaxed: Relaxed, most_cost: float, deadline: float) -> Placed | None:
         """The rest at once, by the duals of the relaxation."""
         worth = [relaxed.rows.values(kind, relaxed.duals.rows) for kind in range(len(task.instance.items))]
         best: Placed | None = None
         for power in POWERS:
-            filled = self._filler.fill(Prices(worth), power, task.wanted, task.stock, most_cost=most_cost - WHOLE)
+            filled = self._filler.fill(
+                Prices(worth), power, task.wanted, task.stock, most_cost=most_cost - WHOLE, deadline=deadline
+            )
             if filled is not None:
                 best, most_cost = filled, cost_of(task, filled)
         return best

@@ -131,7 +131,8 @@ class Search:
         for weights in _mixes(resources):
             prices = prices_by_size(self._instance, self.task.costs, weights)
             for power in POWERS:
-                placed = self._filler.fill(prices, power, self.task.wanted, self.task.stock)
+                until = self._at(1.0 if self.plan is None else SHARE_OF_FILLS)
+                placed = self._filler.fill(prices, power, self.task.wanted, self.task.stock, deadline=until)
                 if placed is not None:
                     self._dive.pool.update(dict.fromkeys(column for column, _ in placed))
                     self.offer(spread_out(placed))

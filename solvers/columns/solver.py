@@ -20,7 +20,7 @@ from solvers.columns.generation import Relaxed, Task
 from solvers.columns.instance import Instance
 from solvers.columns.master import Cap
 from solvers.columns.search import Costs, Search
-from solvers.greedy import first_plan
+from solvers.greedy import first_plan, takes_a_moment
 from solvers.reduction import Reduction, name_placements
 
 NAME = "columns"
@@ -39,7 +39,9 @@ class ColumnsSolver:
     def solve(self, problem: Problem, options: SolveOptions, progress: Progress) -> SolveResult:
         started = time.monotonic()
         reduction = Reduction(problem)
-        return self.improve(reduction, first_plan(reduction, progress), options, progress, started)
+        quick = takes_a_moment(reduction) or not applies(problem)
+        plan = first_plan(reduction, progress) if quick else None
+        return self.improve(reduction, plan, options, progress, started)
 
     def improve(
         self,
@@ -93,6 +95,7 @@ class _Run:
         ready = compiled(self._deadline - time.monotonic())
         if ready is None:
             self._progress.message("the time limit ended while the search was being compiled for this machine")
+            self.plan = self.plan or first_plan(self._reduction, self._progress)
             return
         self._compile_s = ready
         self._instance = Instance(self._reduction)
