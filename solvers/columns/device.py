@@ -21,6 +21,7 @@ Ints = NDArray[np.int64]
 EPSILON = 1e-9
 IMPROVEMENTS_KEPT = 8
 DEEPEST = 200
+TRIES_PER_NODE = 32
 
 
 @njit(cache=True)
@@ -88,7 +89,7 @@ def _branch(
     stack, number = np.empty(deepest, np.int64), np.zeros(models, np.int64)
     at_rank, at_option = np.zeros(deepest + 1, np.int64), np.zeros(deepest + 1, np.int64)
     fresh, ceiling = np.ones(deepest + 1, np.bool_), np.full(deepest + 1, np.inf)
-    base, depth, now, best, improvements, visited = 0, 0, 0.0, floor, 0, 0
+    base, depth, now, best, improvements, visited, tried = 0, 0, 0.0, floor, 0, 0, 0
     if seed >= 0:
         extra = overhead[backend[seed]]
         for r in range(resources):
@@ -131,11 +132,13 @@ def _branch(
         at_option[depth] = o + 1
         if o + 1 >= first[r + 1]:
             at_rank[depth] = r + 1
-            fresh[depth] = True
         extra = overhead[backend[i]] if paid[backend[i]] == 0 else 0
         if number[model[i]] >= min(per_model, most[i]) or not _fits(i, use, room[depth], limit, used, extra):
+            tried += 1  # what does not fit is not in the bound either, so that one stands
+            visited += tried % TRIES_PER_NODE == 0
             continue
         visited += 1
+        fresh[depth] = True
         for k in range(resources):
             used[k] += use[i, k]
             room[depth + 1, k] = min(room[depth, k], limit[i, k])
