@@ -19,6 +19,8 @@ Ints = NDArray[np.int64]
 
 # Duals change little from call to call, and so do the weights that suit them.
 REFINE_EVERY = 5
+# Of the resources that residents limit, the two that bind most are told apart by cases.
+FRAGILE_RESOURCES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Effort:
     nodes: int = 20_000
     nodes_of_seed: int = 60
     seeds: int = 120
-    parts: int = 8
+    parts: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +145,28 @@ def _parts(items: Items, candidates: Ints, most_parts: int) -> Iterator[tuple[In
     """
     if not len(candidates):
         return
-    borne = np.minimum(items.limit[candidates], items.capacity)
-    fragile = np.flatnonzero((borne < items.capacity).any(axis=0))
-    if not len(fragile) or most_parts == 1:
-        yield candidates, items.capacity
-        return
-    resource = int(fragile[np.argmin((borne[:, fragile] / items.capacity[fragile]).mean(axis=0))])
-    levels = np.unique(borne[:, resource])
+    cases = [(candidates, items.capacity)]
+    if most_parts > 1:
+        borne = np.minimum(items.limit[candidates], items.capacity) / items.capacity
+        fragile = np.flatnonzero((borne < 1).any(axis=0))
+        for resource in fragile[np.argsort(borne[:, fragile].mean(axis=0))][:FRAGILE_RESOURCES]:
+            cases = [
+                part for allowed, capacity in cases for part in _split(items, allowed, capacity, resource, most_parts)
+            ]
+    yield from cases
+
+
+def _split(
+    items: Items, candidates: Ints, capacity: Ints, resource: int, most_parts: int
+) -> Iterator[tuple[Ints, Ints]]:
+    borne = np.minimum(items.limit[candidates, resource], items.capacity[resource])
+    levels = np.unique(borne)
     ends = np.unique(levels[np.linspace(0, len(levels) - 1, min(most_parts, len(levels))).round().astype(int)])
-    lower = levels[0]
     for place in range(len(ends) - 1, -1, -1):
         lower = ends[place - 1] + 1 if place else levels[0]
-        allowed = candidates[borne[:, resource] >= lower]
-        capacity = items.capacity.copy()
-        capacity[resource] = ends[place]
-        yield allowed, capacity
+        shrunk = capacity.copy()
+        shrunk[resource] = ends[place]
+        yield candidates[borne >= lower], shrunk
 
 
 def _content(row: Ints) -> Content:
