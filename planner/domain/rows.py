@@ -41,7 +41,7 @@ class Rows:
     """The rows that hold for one objective of a problem, given a plan that keeps every rule."""
 
     def __init__(self, layout: Layout, objective: Objective) -> None:
-        self.problem = layout.problem
+        self.layout, self.problem = layout, layout.problem
         self.objective = objective
         self.groups: Mapping[str, GpuGroup] = {group.name: group for group in gpu_groups(layout.problem)}
         earlier = self.problem.objectives[: self.problem.objectives.index(objective)]
