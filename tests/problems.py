@@ -222,18 +222,19 @@ def _tiny_option(draw: st.DrawFn, m: Model, kind_name: str, name: str, periods: 
     )
 
 
-def brute_force(subject: Problem) -> tuple[int, ...] | None:
-    """The best objectives of all layouts, as integers to be minimised in their order; None if there is no layout."""
-    contents = [_device_contents(subject, device) for device in subject.devices]
-    best: tuple[int, ...] | None = None
+def all_layouts(subject: Problem) -> Iterator[tuple[Placement, ...]]:
+    """Every set of placements that keeps every rule."""
+    contents = [device_contents(subject, device) for device in subject.devices]
     for layout in product(*contents):
         pairs = [(o, d.id) for d, row in zip(subject.devices, layout, strict=True) for o in row]
         placements = _placements(pairs)
-        if any(v.rule not in DEVICE_RULES for v in check_placements(subject, placements)):
-            continue
-        key = objective_key(subject, placements)
-        best = key if best is None else min(best, key)
-    return best
+        if all(v.rule in DEVICE_RULES for v in check_placements(subject, placements)):
+            yield placements
+
+
+def brute_force(subject: Problem) -> tuple[int, ...] | None:
+    """The best objectives of all layouts, as integers to be minimised in their order; None if there is no layout."""
+    return min((objective_key(subject, placements) for placements in all_layouts(subject)), default=None)
 
 
 def objective_key(subject: Problem, placements: tuple[Placement, ...]) -> tuple[int, ...]:
@@ -241,7 +242,7 @@ def objective_key(subject: Problem, placements: tuple[Placement, ...]) -> tuple[
     return tuple(integer_value(layout, o) * (-1 if o in MAXIMISED else 1) for o in subject.objectives)
 
 
-def _device_contents(subject: Problem, device: Device) -> list[tuple[Option, ...]]:
+def device_contents(subject: Problem, device: Device) -> list[tuple[Option, ...]]:
     """All sets of replicas that keep the rules of a device, on this one."""
     own = [o for o in subject.options if o.kind == device.kind]
     found: list[tuple[Option, ...]] = []

@@ -1,36 +1,105 @@
-"""planner check: recompute every rule and figure of a plan, without any solver."""
+"""planner check: recompute every rule and figure of a plan, and prove its bounds again, without any solver."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from planner.commands.output import print_json
 from planner.errors import CheckFailed
 
+if TYPE_CHECKING:
+    from planner.domain.plan import ObjectiveValue, Plan
+    from planner.domain.proof import Examination
+
+WIDTH = 80
+NO_REASON = "the solver gave none"
+
 
 @click.command("check", short_help="Recompute every rule and figure of a plan, without any solver.")
 @click.argument("plan", type=click.Path(path_type=Path), default=Path("plan"))
-@click.option("--json", "as_json", is_flag=True, help="Print the violations as JSON.")
-def command(plan: Path, as_json: bool) -> None:
+@click.option("--bound", "with_bounds", is_flag=True, help="Prove every certified bound again, in whole numbers.")
+@click.option("--json", "as_json", is_flag=True, help="Print the violations, and the bounds, as JSON.")
+def command(plan: Path, with_bounds: bool, as_json: bool) -> None:
     """Recompute every rule and every figure of PLAN (a folder or its plan.json) from its problem.json.
 
-    Exit code 0: every rule holds. 4: at least one does not; each is printed with its name.
+    With --bound also prove what certificate.json says: that no plan can be better than the certified bounds.
+    No solver and no floating point takes part in that.
+
+    Exit code 0: every rule and every certified bound holds. 4: at least one does not, or a bound could not be
+    verified; each is printed with its name.
     """
     from planner.domain.check import check
-    from planner.domain.rules import RULES
-    from planner.plan_files import read_plan
+    from planner.domain.proof import examine
+    from planner.plan_files import read_certificate, read_plan
 
     problem, found = read_plan(plan)
+    certificate = read_certificate(plan) if with_bounds else None
     violations = check(problem, found)
+    # What a bound is compared with must be right first.
+    examined = examine(problem, found, certificate) if with_bounds and not violations else None
+    if examined is not None:
+        violations = [*violations, *examined.violations]
     if as_json:
-        print_json({"violations": violations})
+        bounds = {} if examined is None else {"bounds": list(_bounds(found, examined))}
+        print_json({"violations": violations, **bounds})
     for violation in violations if not as_json else ():
         click.echo(str(violation))
     if violations:
         raise CheckFailed(f"{plan}: {len(violations)} violation{'s' if len(violations) > 1 else ''}")
     if not as_json:
-        names = ", ".join(rule.__name__.replace("_", "-") for rule in RULES)
-        click.echo(f"{plan}: holds. {len(found.replicas)} replicas on {found.summary.gpus_used} GPUs keep {names};")
-        click.echo("every figure of plan.json follows from its placements.")
+        _print_success(plan, found, examined)
+
+
+def _print_success(path: Path, plan: Plan, examined: Examination | None) -> None:
+    from planner.domain.rules import RULES
+
+    names = ", ".join(rule.__name__.replace("_", "-") for rule in RULES)
+    click.echo(f"{path}: holds. {len(plan.replicas)} replicas on {plan.summary.gpus_used} GPUs keep {names};")
+    click.echo("every figure of plan.json follows from its placements.")
+    for line in () if examined is None else _proved(plan, examined):
+        click.echo(line)
+
+
+def _bounds(plan: Plan, examined: Examination) -> Iterator[dict[str, object]]:
+    """Per objective what was proved, or why nothing is."""
+    proven = {bound.objective: bound for bound in examined.proven}
+    for objective in plan.objectives:
+        bound = proven.get(objective.name)
+        yield {
+            "objective": objective.name,
+            "value": objective.value,
+            "certified_bound": objective.certified_bound,
+            "proven_bound": None if bound is None else bound.bound,
+            "leaves": None if bound is None else bound.leaves,
+            "nodes": None if bound is None else bound.nodes,
+            "uncertified": objective.uncertified,
+        }
+
+
+def _proved(plan: Plan, examined: Examination) -> Iterator[str]:
+    """One paragraph per objective, no wider than a terminal."""
+    from planner.domain.units import counted
+
+    proven = {bound.objective: bound for bound in examined.proven}
+    if proven:
+        yield "Proved again, in whole numbers and without a solver:"
+    for objective in plan.objectives:
+        bound = proven.get(objective.name)
+        if bound is None:
+            text = f"no certified bound: {objective.uncertified or NO_REASON}"
+        else:
+            effort = f"{counted(bound.leaves, 'leaf', 'leaves')}, {counted(bound.nodes, 'node')} searched"
+            text = f"{_compared(objective, bound.bound)} ({effort})"
+        start = f"  {objective.name.value:10} "
+        yield textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
+
+
+def _compared(objective: ObjectiveValue, bound: float) -> str:
+    if bound == objective.value:
+        return f"no plan is below {bound:,.12g}, and this one reaches it"
+    return f"no plan is below {bound:,.12g}; this one has {objective.value:,.12g}"

@@ -23,6 +23,7 @@ class Rule(StrEnum):
     ALLOWED_GPU = "allowed-gpu"
     FLEET = "fleet"
     PLAN_FILE = "plan-file"  # the plan's own figures do not follow from its placements
+    CERTIFICATE = "certificate"  # a certified bound does not follow from its certificate
 
 
 @dataclass(frozen=True, slots=True)
