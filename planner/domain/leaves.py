@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from planner.domain.candidates import NotSettled
 from planner.domain.certificate import Decision, Leaf, Side
+from planner.domain.covers import priced_cover
 from planner.domain.device_value import Found, most_valuable
 from planner.domain.gpu_groups import GpuGroup
 from planner.domain.room import Room
@@ -37,7 +38,7 @@ def priced(rows: Rows, leaf: Leaf) -> PricedLeaf:
     terms = [(dual.dual, rows.row(dual)) for dual in leaf.duals]
     terms += [(decision.dual, rows.decision(decision)) for decision in leaf.decisions]
     rows.refuse_unserved(leaf.scale, leaf.duals)
-    numerator = sum(dual * row.rhs for dual, row in terms)
+    numerator = sum(dual * row.rhs for dual, row in terms) + sum(cover.value for cover in leaf.covers)
     if numerator != leaf.numerator:
         raise Refused(f"its numerator is {leaf.numerator:,}, recomputed {numerator:,}")
     values: dict[str, int] = {}
@@ -46,6 +47,9 @@ def priced(rows: Rows, leaf: Leaf) -> PricedLeaf:
         for coefficients, sums in ((row.options, values), (row.groups, taken)):
             for name, coefficient in coefficients.items():
                 sums[name] = sums.get(name, 0) + dual * coefficient
+    for cover in leaf.covers:
+        for name, value in priced_cover(rows, cover).items():
+            values[name] = values.get(name, 0) + value
     allowances = [(g, leaf.scale * rows.cost(rows.objective, g) - taken.get(g.name, 0)) for g in rows.groups.values()]
     return PricedLeaf(values=values, allowances=allowances, bound=rows.rounded_up(-(-numerator // leaf.scale)))
 

@@ -65,29 +65,29 @@ class Rows:
         return made
 
     def demand(self, dual: RowDual) -> Row:
-        model, divisor = self._model(dual), dual.divisor
+        model, divisor = self.model(dual.subject, _name(dual)), dual.divisor
         if divisor < 1:
             raise Refused(f"{_name(dual)} has the divisor {divisor}; 1 is the least")
-        if not self._all_served:
+        if not self.all_served:
             if Objective.UNSERVED not in (self.objective, *self._reached):
                 raise Refused(f"{_name(dual)} does not hold: demand may stay unserved")
             if divisor > 1:
                 raise Refused(f"{_name(dual)} has the divisor {divisor}, but demand may stay unserved")
         asked = model.peak_mrps
-        served = {o.id: -(-min(o.capacity_mrps, asked) // divisor) for o in self._options[model.name]}
+        served = {o.id: -(-min(o.capacity_mrps, asked) // divisor) for o in self.options[model.name]}
         return Row(-(-asked // divisor), served)
 
     def replicas_min(self, dual: RowDual) -> Row:
         if self.problem.allow_unserved:
             raise Refused(f"{_name(dual)} does not hold: a model may have no replica where demand may stay unserved")
-        model = self._model(dual)
-        return Row(model.replicas_min, {o.id: 1 for o in self._options[model.name]})
+        model = self.model(dual.subject, _name(dual))
+        return Row(model.replicas_min, {o.id: 1 for o in self.options[model.name]})
 
     def replicas_max(self, dual: RowDual) -> Row:
-        model = self._model(dual)
+        model = self.model(dual.subject, _name(dual))
         if model.replicas_max is None:
             raise Refused(f"{_name(dual)} does not hold: there is no maximum")
-        return Row(-model.replicas_max, {o.id: -1 for o in self._options[model.name]})
+        return Row(-model.replicas_max, {o.id: -1 for o in self.options[model.name]})
 
     def stock(self, dual: RowDual) -> Row:
         if dual.subject not in self.groups:
@@ -120,7 +120,7 @@ class Rows:
 
         A missing share q of a model, in ppm, is priority x q of `unserved`; its demand row misses demand x q / PPM.
         """
-        if self._all_served or Objective.UNSERVED not in (self.objective, *self._reached):
+        if self.all_served or Objective.UNSERVED not in (self.objective, *self._reached):
             return
         price = scale if self.objective is Objective.UNSERVED else 0
         of_model: dict[str, int] = {}
@@ -138,7 +138,7 @@ class Rows:
                 )
 
     @cached_property
-    def _all_served(self) -> bool:
+    def all_served(self) -> bool:
         """Whether every plan that is meant serves all demand."""
         if not self.problem.allow_unserved:
             return True
@@ -146,16 +146,16 @@ class Rows:
         return every_share_counts and self._reached.get(Objective.UNSERVED) == 0
 
     @cached_property
-    def _options(self) -> Mapping[str, list[Option]]:
+    def options(self) -> Mapping[str, list[Option]]:
         found: dict[str, list[Option]] = {model.name: [] for model in self.problem.models}
         for option in self.problem.options:
             found[option.model].append(option)
         return found
 
-    def _model(self, dual: RowDual) -> Model:
-        if dual.subject not in self.problem.model_by_name:
-            raise Refused(f"{_name(dual)} names no model of this problem")
-        return self.problem.model_by_name[dual.subject]
+    def model(self, name: str, what: str) -> Model:
+        if name not in self.problem.model_by_name:
+            raise Refused(f"{what} names no model of this problem")
+        return self.problem.model_by_name[name]
 
 
 _ROWS = {

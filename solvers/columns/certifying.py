@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from planner.domain.certificate import Cover, Leaf, Proof, ReplicaDual, RowDual, RowKind
+from planner.domain.limits import limits_of
 from planner.domain.problem import Objective
 from solvers.columns.covers import Demand
 from solvers.columns.generation import Relaxed, Task
@@ -59,9 +60,12 @@ def _cover(task: Task, demand: Demand, prices: Sequence[int]) -> Cover:
     """The search for the cheapest cover is in floating point: a little is taken off, which costs nothing."""
     _, counts = demand.cheapest(np.array(prices, np.float64))
     value = sum(count * price for count, price in zip(counts, prices, strict=True))
-    duals = tuple(
-        ReplicaDual(capacity_mrps=int(capacity), dual=price)
-        for capacity, price in zip(demand.capacity_mrps, prices, strict=True)
-    )
-    name = task.instance.problem.models[demand.model].name
-    return Cover(subject=name, duals=duals, value=max(0, value - value // 10**12 - 1))
+    model = task.instance.problem.models[demand.model]
+    priced = dict(zip(demand.capacity_mrps.tolist(), prices, strict=True))
+    # Options that others beat were left out; a replica that serves no more is worth no more.
+    for option in task.instance.problem.options:
+        size = min(option.capacity_mrps, model.peak_mrps)
+        if option.model == model.name and size not in priced and limits_of(task.instance.problem, option) is not None:
+            priced[size] = min((price for known, price in priced.items() if known >= size), default=0)
+    duals = tuple(ReplicaDual(capacity_mrps=size, dual=price) for size, price in sorted(priced.items()))
+    return Cover(subject=model.name, duals=duals, value=max(0, value - value // 10**12 - 1))
