@@ -29,6 +29,7 @@ class AreaBound:
     def __init__(self, reduction: Reduction) -> None:
         self._reduction = reduction
         self._problem = reduction.problem
+        self._free_bytes = {kind.name: self._free_bytes_of(kind) for kind in reduction.problem.kinds}
         self._shares = {choice: self._shares_of(choice) for choice in reduction.choices}
         self._parts = _parts_of_gpus(reduction.groups)
 
@@ -84,14 +85,14 @@ class AreaBound:
         own_instances = option.instances
         limit = None if choice.max_others is None else choice.max_others + own_instances
         return (
-            _share(option.memory_bytes, self._free_bytes(choice.kind)),
+            _share(option.memory_bytes, self._free_bytes[choice.kind.name]),
             Fraction(0) if limit is None else Fraction(own_instances, limit),
             *(_share(busy, _busy_limit(choice, p)) for p, busy in enumerate(option.busy_ppm)),
         )
 
-    def _free_bytes(self, kind: DeviceKind) -> int:
+    def _free_bytes_of(self, kind: DeviceKind) -> int:
         """What a device in use leaves at best: it pays the server and at least one backend."""
-        least = min(choice.overhead_bytes for choice in self._reduction.by_kind[kind.name])
+        least = min((choice.overhead_bytes for choice in self._reduction.by_kind[kind.name]), default=0)
         return kind.memory_bytes - kind.server_base_bytes - least
 
 
