@@ -14,7 +14,7 @@ from planner.errors import InputError, NoPlanError
 from solvers.base import Progress
 
 if TYPE_CHECKING:
-    from planner.domain.plan import Plan
+    from planner.domain.plan import ObjectiveValue, Plan
     from planner.domain.problem import Objective
     from planner.workflow.planning import Solved, SolveRequest
 
@@ -153,9 +153,17 @@ class _Reporter(Progress):
 
     def improved(self, placements: object, objectives: Iterable[Any]) -> None:
         if self._shown:
-            found = ", ".join(f"{o.name} {o.value:g}" for o in objectives)
+            found = ", ".join(_so_far(o) for o in objectives)
             click.echo(f"  found: {found}", err=True)
 
     def message(self, text: str) -> None:
         if self._shown:
             click.echo(f"  {text}", err=True)
+
+
+def _so_far(objective: ObjectiveValue) -> str:
+    """One objective of a plan on the way: its value, and how far it may be from the best."""
+    from planner.domain.objectives import gap
+
+    text, open_gap = f"{objective.name} {objective.value:g}", gap(objective)
+    return text if open_gap is None else f"{text} (bound {objective.bound:g}, gap {open_gap:.2%})"

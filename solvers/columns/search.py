@@ -24,6 +24,7 @@ FILL_NODES = 2_000
 # Shares of the time limit: fills from different prices, the relaxation, the dive.
 SHARE_OF_FILLS, SHARE_OF_RELAXATION, SHARE_OF_DIVE = 0.15, 0.45, 0.75
 SURE = 1e-6
+FRUITLESS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,15 +88,14 @@ class Search:
         self.scaled = costs.scaled()
 
     def run(self, *, brief: bool = False) -> None:
+        """`brief`: end once proven, or when neighbourhoods bring nothing for a while: another solver goes on."""
         self._fills()
         self._relax()
         if not self.near:
             self._dive_once()
-        if brief:
-            return
         if not self.near:
             self._select()
-        self._neighbourhoods()
+        self._neighbourhoods(brief=brief)
 
     @property
     def near(self) -> bool:
@@ -172,20 +172,22 @@ class Search:
         if found is not None:
             self.offer(found)
 
-    def _neighbourhoods(self) -> None:
+    def _neighbourhoods(self, *, brief: bool) -> None:
         if not self.plan or self.relaxed is None:
             return
         worth = [self.relaxed.rows.values(kind, self.relaxed.duals.rows) for kind in range(len(self._instance.items))]
         around = Neighbourhood(self.task, self._filler, self._dive, self._rng)
-        turn, now = 0, self.plan
-        while not (self.near and self._is_best_then()) and time.monotonic() < self._deadline:
-            if self._options.iterations is not None and turn >= self._options.iterations:
+        turn, last, now = 0, 0, self.plan
+        most = math.inf if self._options.iterations is None else self._options.iterations
+        while turn < most and time.monotonic() < self._deadline:
+            if (self.near and (brief or self._is_best_then())) or (brief and turn - last > FRUITLESS):
                 return
             turn += 1
             moved = around.step(now, Prices(worth), self._deadline)
             if moved is not None:
                 now = moved.plan
                 if moved.saved > 0:
+                    last = turn
                     self.offer(now)
 
     def _is_best_then(self) -> bool:

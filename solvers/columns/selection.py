@@ -13,6 +13,7 @@ from solvers.columns.column import Column
 from solvers.columns.generation import Task
 from solvers.columns.instance import UNLIMITED
 from solvers.columns.wanted import served
+from solvers.cpsat.search import run_until_stopped
 
 if TYPE_CHECKING:
     from solvers.columns.search import Costs
@@ -53,7 +54,11 @@ def select(
     solver.parameters.use_lns = False  # the neighbourhoods are ours, and see columns that are not known yet
     solver.parameters.random_seed = options.seed
     solver.parameters.num_workers = options.workers
-    if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+    solver.parameters.catch_sigint_signal = False
+    status, interrupted = run_until_stopped(solver, model, cp_model.CpSolverSolutionCallback())
+    if interrupted:
+        raise KeyboardInterrupt
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None
     return [column for column, count in zip(known, counts, strict=True) for _ in range(solver.value(count))]
 

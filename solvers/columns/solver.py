@@ -25,7 +25,7 @@ from solvers.reduction import Reduction, name_placements
 
 NAME = "columns"
 # Of the time limit, what the search may take; the rest is for later objectives and for writing the plan down.
-SHARE_OF_SEARCH = 0.93
+SHARE_OF_SEARCH, SHARE_OF_BRIEF = 0.93, 0.6
 
 
 class ColumnsSolver:
@@ -55,7 +55,7 @@ class ColumnsSolver:
     ) -> SolveResult:
         """Start from a plan that is known. The time limit counts from `started`, a time.monotonic().
 
-        `brief`: end after the first dive, for a search by another solver.
+        `brief`: leave time for another solver, which starts from this one's plan and bounds.
         """
         run = _Run(reduction, plan, options, progress, started, brief=brief)
         try:
@@ -124,8 +124,9 @@ class _Run:
     def _first(self, places: Sequence[int]) -> Search:
         """Search for the first of our objectives, the next one deciding between plans that cost the same."""
         costs = Costs(main=self._costs(places[0]), then=self._costs(places[1]) if len(places) > 1 else ())
-        deadline = self._started + SHARE_OF_SEARCH * self._options.time_limit_s
-        search = Search(self._instance, costs, self._options, deadline, self._improved)
+        share = SHARE_OF_BRIEF if self._brief else SHARE_OF_SEARCH
+        deadline = self._started + share * self._options.time_limit_s
+        search = Search(self._instance, costs, self._options, deadline, self._keep)
         if self.plan is not None and self._serves_all(self.plan):
             search.offer(columns_of(self._instance, self.plan))
         try:
@@ -136,7 +137,7 @@ class _Run:
 
     def _conclude(self, search: Search, place: int) -> None:
         if search.plan is not None:
-            self._keep(search.plan)
+            self._keep(search.plan, search.bound)
         if search.relaxed is None:
             return
         stock_cost = sum(c * g.stock for c, g in zip(self._costs(place), self._instance.groups, strict=True))
@@ -183,21 +184,22 @@ class _Run:
         layout = Layout(self._problem, plan)
         return not any(layout.missing_mrps(model.name) for model in self._problem.models)
 
-    def _improved(self, plan: Sequence[Column], bound: int) -> None:
-        self._keep(plan)
-
-    def _keep(self, columns: Sequence[Column]) -> None:
-        """Keep and report a plan that is better in the objectives of the problem."""
+    def _keep(self, columns: Sequence[Column], bound: int = 0) -> None:
+        """Keep and report a plan that is better in the objectives of the problem. `bound`: of the first of ours."""
         plan = placements_of(self._instance, columns)
         if self.plan is None or self._key(plan) < self._key(self.plan):
             self.plan = plan
-            self._progress.improved(plan, self._values(plan))
+            self._progress.improved(plan, self._values(plan, bound))
 
     def _key(self, plan: Sequence[Placement]) -> tuple[int, ...]:
         return lexicographic(self._problem, Layout(self._problem, plan))
 
-    def _values(self, plan: Sequence[Placement]) -> tuple[ObjectiveValue, ...]:
-        return unbounded(self._problem, Layout(self._problem, plan))
+    def _values(self, plan: Sequence[Placement], bound: int) -> tuple[ObjectiveValue, ...]:
+        values = unbounded(self._problem, Layout(self._problem, plan))
+        first = next(value.name for value in values if value.name in MAIN)
+        return tuple(
+            replace(v, bound=natural(first, bound), method=NAME) if v.name is first and bound else v for v in values
+        )
 
 
 def _better(ours: Bound | None, area: Bound) -> Bound:

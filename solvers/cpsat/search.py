@@ -50,7 +50,7 @@ def search(
     """
     solver = _solver(options, seconds)
     solver.parameters.interleave_search = in_turns
-    status, interrupted = _run(solver, model, _Found(variables, found))
+    status, interrupted = run_until_stopped(solver, model, _Found(variables, found))
     if status == cp_model.MODEL_INVALID:
         raise PlannerError(f"CP-SAT refused the model: {model.validate()}")
     if status == cp_model.INFEASIBLE:
@@ -83,7 +83,7 @@ def _solver(options: SolveOptions, seconds: float) -> cp_model.CpSolver:
     return solver
 
 
-def _run(
+def run_until_stopped(
     solver: cp_model.CpSolver, model: cp_model.CpModel, callback: cp_model.CpSolverSolutionCallback
 ) -> tuple[cp_model.CpSolverStatus, bool]:
     """The search runs beside this thread, for only a waiting thread hears Ctrl-C. True: it was heard."""
