@@ -175,6 +175,9 @@ def test_speech_carries_its_state(infer: Infer) -> None:
     assert not np.allclose(first["output"], second["output"])
 
 
+ROUNDS = 20
+
+
 @pytest.mark.parametrize("model", BATCHING)
 def test_requests_are_run_together_and_told_apart(
     model: str, infer: Infer, server: LocalTriton, example_models: Path
@@ -182,12 +185,17 @@ def test_requests_are_run_together_and_told_apart(
     """Twelve different requests at once; those that wait for the first one are joined."""
     [(name, value)] = sample(model).items()
     requests = [{name: np.roll(value, 7 * shift, axis=-1)} for shift in range(12)]
-    before = settled_statistics(server, model)
-    with ThreadPoolExecutor(len(requests)) as pool:
-        answers = list(pool.map(lambda request: infer(model, request), requests))
-    after = settled_statistics(server, model)
-    assert after["inference_count"] - before["inference_count"] == 12
-    assert after["execution_count"] - before["execution_count"] < 12
+    together = False
+    for _ in range(ROUNDS):  # on a busy machine the requests may reach the server one by one
+        before = settled_statistics(server, model)
+        with ThreadPoolExecutor(len(requests)) as pool:
+            answers = list(pool.map(lambda request: infer(model, request), requests))
+        after = settled_statistics(server, model)
+        assert after["inference_count"] - before["inference_count"] == 12
+        together = after["execution_count"] - before["execution_count"] < 12
+        if together:
+            break
+    assert together
     for request, answer in zip(requests, answers, strict=True):
         for output, expected in directly(example_models, model, request).items():
             np.testing.assert_allclose(answer[output], expected, rtol=2e-3, atol=1e-4)
