@@ -55,7 +55,7 @@ def select(
     solver.parameters.random_seed = options.seed
     solver.parameters.num_workers = options.workers
     solver.parameters.catch_sigint_signal = False
-    status, interrupted = run_until_stopped(solver, model, cp_model.CpSolverSolutionCallback())
+    status, interrupted = run_until_stopped(solver, model)
     if interrupted:
         raise KeyboardInterrupt
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

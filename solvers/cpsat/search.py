@@ -84,7 +84,7 @@ def _solver(options: SolveOptions, seconds: float) -> cp_model.CpSolver:
 
 
 def run_until_stopped(
-    solver: cp_model.CpSolver, model: cp_model.CpModel, callback: cp_model.CpSolverSolutionCallback
+    solver: cp_model.CpSolver, model: cp_model.CpModel, callback: cp_model.CpSolverSolutionCallback | None = None
 ) -> tuple[cp_model.CpSolverStatus, bool]:
     """The search runs beside this thread, for only a waiting thread hears Ctrl-C. True: it was heard."""
     with ThreadPoolExecutor(max_workers=1) as pool:
