@@ -93,7 +93,7 @@ def _proved(plan: Plan, examined: Examination) -> Iterator[str]:
         if bound is None:
             text = f"no certified bound: {objective.uncertified or NO_REASON}"
         else:
-            effort = f"{counted(bound.leaves, 'leaf', 'leaves')}, {counted(bound.nodes, 'node')} searched"
+            effort = f"{counted(bound.leaves, 'leaf', 'leaves')}, {counted(bound.nodes, 'node')}"
             text = f"{_compared(objective, bound.bound)} ({effort})"
         start = f"  {objective.name.value:10} "
         yield textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start))

@@ -14,6 +14,7 @@ from operator import add, itemgetter, mul, sub
 from planner.domain.candidates import Candidate, NotSettled, candidates_of
 from planner.domain.multipliers import good_prices
 from planner.domain.room import Room
+from planner.domain.units import counted
 
 # Prices are multiples of 2 ** -SHIFT; so many steps are made towards better ones.
 SHIFT = 40
@@ -275,7 +276,8 @@ class _Search:
     def _count(self) -> None:
         self.nodes += 1
         if self.nodes > self._node_limit:
-            raise NotSettled(f"{self._node_limit:,} nodes were not enough for {self._room.kind.name}")
+            nodes = counted(self._node_limit, "node")
+            raise NotSettled(f"a search of {nodes} did not settle what one {self._room.kind.name} can carry")
 
     def _record(self, value: int, content: Sequence[Candidate]) -> None:
         self.above = value

@@ -18,7 +18,7 @@ from planner.domain.proof import Prover, verify
 from planner.domain.room import room_of
 from planner.domain.rows import CERTIFIED, Refused, Rows
 from tests.certificates import at_least, at_most, certificate, dual, leaf, plan_of, proof
-from tests.problems import all_layouts, device_contents, tiny_problems
+from tests.problems import all_layouts, device_contents, kind, model, option, problem, tiny_problems
 
 NODES = 100_000
 SLOW = settings(
@@ -30,13 +30,13 @@ SLOW = settings(
 @given(tiny_problems(), st.data())
 def test_the_best_value_of_a_device_is_that_of_brute_force(subject: Problem, data: st.DataObject) -> None:
     values = {o.id: data.draw(st.integers(-3, 20), o.id) for o in subject.options}
-    for kind in subject.kinds:
-        device = next((d for d in subject.devices if d.kind == kind.name and not d.cordoned), None)
+    for each in subject.kinds:
+        device = next((d for d in subject.devices if d.kind == each.name and not d.cordoned), None)
         if device is None:
             continue
         contents = device_contents(subject, device)
         best = max(sum(values[o.id] for o in row) for row in contents if _within_maximum(subject, row))
-        room = room_of(subject, kind)
+        room = room_of(subject, each)
         found = most_valuable(room, values, above=0, node_limit=NODES)
         assert found.value == best == sum(values[name] for name in found.content)
         assert not most_valuable(room, values, above=best, node_limit=NODES, first=True).content
@@ -51,6 +51,31 @@ def _within_maximum(subject: Problem, row: Sequence[Option]) -> bool:
     counts = Counter(o.model for o in row)
     most = {m.name: m.replicas_max for m in subject.models}
     return all((limit := most[name]) is None or count <= limit for name, count in counts.items())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_many_models_in_many_replicas_are_packed_as_by_dynamic_programming(data: st.DataObject) -> None:
+    most = data.draw(st.sampled_from([1, 2, 3, None]))
+    sizes = {f"m{i}": data.draw(st.lists(st.integers(5, 40), min_size=1, max_size=3)) for i in range(8)}
+    options = [
+        option(name, id=f"{name}:{i}", memory_bytes=size, busy_ppm=(0,))
+        for name, row in sizes.items()
+        for i, size in enumerate(row)
+    ]
+    # Values near the sizes, as duals are: then bounds do not decide at once.
+    values = {o.id: o.memory_bytes * 10 + data.draw(st.integers(0, 12)) for o in options}
+    subject = problem([model(name) for name in sizes], options, kinds=[kind(memory_bytes=100)], max_per_device=most)
+    best = [0] * 101
+    for name in sizes:
+        own = [o for o in options if o.model == name]
+        for _ in range(20 if most is None else most):
+            best = [
+                max([best[room], *(best[room - o.memory_bytes] + values[o.id] for o in own if o.memory_bytes <= room)])
+                for room in range(101)
+            ]
+    found = most_valuable(room_of(subject, subject.kinds[0]), values, above=0, node_limit=NODES)
+    assert found.value == best[100] == sum(values[name] for name in found.content)
 
 
 @SLOW

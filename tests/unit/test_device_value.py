@@ -114,7 +114,7 @@ def test_a_search_says_when_its_nodes_were_not_enough() -> None:
     found = best(subject, values)
     assert best(subject, values, above=found.value).content == ()
     assert best(subject, values, above=found.value - 1, first=True).value == found.value
-    with pytest.raises(NotSettled, match="10 nodes were not enough for gpu"):
+    with pytest.raises(NotSettled, match="a search of 10 nodes did not settle what one gpu can carry"):
         best(subject, values, node_limit=10)
 
 

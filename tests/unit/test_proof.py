@@ -333,7 +333,8 @@ def test_what_was_proved_is_told_with_its_effort() -> None:
     assert verify(THREE, plan, certificate(THREE, enough)) == []
     few = replace(SEARCHED, node_limit=bound.most_nodes - 1)
     (violation,) = verify(THREE, plan, certificate(THREE, few))
-    assert violation.message == f"leaf 1 of 1: not verified: {bound.most_nodes - 1} nodes were not enough for big"
+    assert violation.message.startswith("leaf 1 of 1: not verified: a search of ")
+    assert violation.message.endswith("did not settle what one big can carry")
 
 
 def test_any_number_of_replicas_is_not_verified() -> None:
