@@ -21,17 +21,15 @@ NODE_LIMIT = 2_000_000
 
 
 def proof_of(
-    objective: Objective, task: Task, relaxed: Relaxed, largest_cost: int, unit: int, fixed: Sequence[tuple[str, int]],
-    shrink: float = 1.0,
+    objective: Objective, task: Task, relaxed: Relaxed, largest_cost: int, unit: int, fixed: Sequence[tuple[str, int]]
 ) -> Proof:  # fmt: skip
     """One leaf: the duals of a linear relaxation. `fixed` names the task's caps: earlier objective, value reached.
 
-    `largest_cost` is what a cost of 1 in the task means in the objective's integer unit; `shrink` scales the
-    duals of the rows down, which makes the proof easier to check and its bound weaker.
+    `largest_cost` is what a cost of 1 in the task means in the objective's integer unit.
     """
     scale = max(1, FINEST // largest_cost)
     whole = scale * largest_cost
-    prices = [math.floor(float(price) * whole * shrink * (1 - MARGIN)) for price in relaxed.duals.rows]
+    prices = [math.floor(float(price) * whole * (1 - MARGIN)) for price in relaxed.duals.rows]
     duals, numerator = [], 0
     for row, dual in zip(relaxed.rows.rows, prices, strict=True):
         # Where models may be left out, a minimum of replicas is no row of its own.

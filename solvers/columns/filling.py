@@ -42,7 +42,7 @@ def prices_by_size(instance: Instance, costs: Sequence[float], weights: Floats) 
     """What the replica of a model costs that takes the least weighted share of a device, per request served."""
     shares = []
     for kind, items in enumerate(instance.items):
-        cost = min(c / len(g.kinds) for c, g in zip(costs, instance.groups, strict=True) if kind in g.kinds)
+        cost = instance.cost_of_device(kind, costs)
         used = (items.use / items.capacity) @ _fitted(weights, len(items.capacity))
         shares.append(np.maximum(cost, 1e-9) * np.maximum(used, 1e-9))
     least = np.full(len(instance.problem.models), np.inf)
@@ -61,6 +61,11 @@ def _fitted(weights: Floats, length: int) -> Floats:
 # Of more items than these, the most valuable and some of the others fill a device as well.
 MOST_ITEMS = 500
 MOST_VALUABLE = 100
+
+
+def spread_out(placed: Placed) -> list[Column]:
+    """One column per GPU."""
+    return [column for column, times in placed for _ in range(times)]
 
 
 class Filler:

@@ -8,7 +8,7 @@ duals are scaled down until no content is worth more than its GPU costs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from solvers.columns.column import Column
 from solvers.columns.instance import Instance
-from solvers.columns.master import Cap, Duals, Master, Solution
+from solvers.columns.master import Cap, Duals, Master
 from solvers.columns.pricing import Effort, Pricer
 from solvers.columns.rows import Rows
 from solvers.columns.wanted import Wanted
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 SMOOTHING = 0.8
 NODES_GROW = 8
 MOST_NODES = 2_000_000
@@ -73,7 +72,6 @@ class Generator:
         self._stock = np.array(task.stock, np.float64)
         self.bound = 0.0
         self.center: Duals | None = None
-        self._solution: Solution | None = None
         self.rounds = 0
 
     def run(
@@ -177,16 +175,8 @@ def _area_prices(task: Task, rows: Rows, resource: int) -> Floats:
     for kind, items in enumerate(task.instance.items):
         if resource >= items.use.shape[1] or not rows.index[kind].shape[1]:
             continue
-        cost = min(task.costs[g] / len(group.kinds) for g, group in enumerate(task.instance.groups)
-                   if kind in group.kinds)  # fmt: skip
-        share = cost * items.use[:, resource] / items.capacity[resource]
+        share = task.instance.cost_of_device(kind, task.costs) * items.use[:, resource] / items.capacity[resource]
         index, coefficient = rows.index[kind][:, 0], rows.coefficient[kind][:, 0]
         usable = coefficient > 0
         np.minimum.at(prices, index[usable], share[usable] / coefficient[usable])
     return np.where(np.isfinite(prices), prices, 0.0)
-
-
-def of_sequence(costs: Sequence[int]) -> tuple[float, ...]:
-    """Costs in units of the dearest."""
-    largest = max(costs, default=1) or 1
-    return tuple(cost / largest for cost in costs)

@@ -93,6 +93,10 @@ class Instance:
             np.maximum.at(largest, items.model, items.capacity_mrps)
         return largest
 
+    def cost_of_device(self, kind: int, costs: Sequence[float]) -> float:
+        """The least part of a GPU's cost that falls to a device of this kind; `costs` by group."""
+        return min(c / len(g.kinds) for c, g in zip(costs, self.groups, strict=True) if kind in g.kinds)
+
     def unit_cost(self, group: Group, objective: Objective) -> int:
         """What one GPU in use adds to the objective, in its integer unit."""
         return {Objective.GPUS: 1, Objective.COST: group.cost_microusd_per_hour}.get(objective, 0)

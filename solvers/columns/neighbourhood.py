@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.columns.column import Column
-from solvers.columns.filling import Filler, Placed, Prices, prices_by_size
+from solvers.columns.filling import Filler, Placed, Prices, prices_by_size, spread_out
 from solvers.columns.generation import Task
-from solvers.columns.rounding import WHOLE, Dive
+from solvers.columns.rounding import WHOLE, Dive, cost_of
 from solvers.columns.wanted import Wanted, served
 
 Ints = NDArray[np.int64]
@@ -47,11 +47,11 @@ class Neighbourhood:
         if placed is None:
             self._size = min(LARGEST, self._size * 1.02)
             return None
-        saved = before - sum(times * self._task.costs[column.group] for column, times in placed)
+        saved = before - cost_of(self._task, placed)
         if saved > WHOLE:
             self._size = max(SMALLEST, self._size * 0.9)
         kept = [column for place, column in enumerate(plan) if place not in emptied]
-        return Moved([*kept, *(column for column, times in placed for _ in range(times))], max(0.0, saved))
+        return Moved([*kept, *spread_out(placed)], max(0.0, saved))
 
     def _choose(self, plan: Sequence[Column], size: int) -> set[int]:
         """GPUs at random, or those that share models with one of them."""
@@ -86,7 +86,7 @@ class Neighbourhood:
             )
             if filled is not None:
                 best = filled
-                before = sum(times * rest.costs[column.group] for column, times in filled) - WHOLE
+                before = cost_of(rest, filled) - WHOLE
         return best
 
     def _random_prices(self) -> Prices:

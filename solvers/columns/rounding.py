@@ -95,15 +95,20 @@ class Dive:
 
     def _fill(self, task: Task, relaxed: Relaxed, most_cost: float, deadline: float) -> Placed | None:
         """The rest at once, by the duals of the relaxation."""
-        worth = [relaxed.rows.values(kind, relaxed.duals.rows) for kind in range(len(task.instance.items))]
+        prices = prices_of(relaxed)
         best: Placed | None = None
         for power in POWERS:
             filled = self._filler.fill(
-                Prices(worth), power, task.wanted, task.stock, most_cost=most_cost - WHOLE, deadline=deadline
+                prices, power, task.wanted, task.stock, most_cost=most_cost - WHOLE, deadline=deadline
             )
             if filled is not None:
                 best, most_cost = filled, cost_of(task, filled)
         return best
+
+
+def prices_of(relaxed: Relaxed) -> Prices:
+    """What items are worth by the duals of a relaxation."""
+    return Prices([relaxed.rows.values(kind, relaxed.duals.rows) for kind in range(len(relaxed.rows.index))])
 
 
 def cost_of(task: Task, placed: Placed) -> float:

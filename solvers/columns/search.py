@@ -11,12 +11,12 @@ import numpy as np
 
 from solvers.base import SolveOptions
 from solvers.columns.column import Column
-from solvers.columns.filling import Filler, Placed, Prices, prices_by_size
+from solvers.columns.filling import Filler, prices_by_size, spread_out
 from solvers.columns.generation import Generator, Relaxed, Task, starting_duals
 from solvers.columns.instance import Instance
 from solvers.columns.neighbourhood import Neighbourhood, trimmed
 from solvers.columns.pricing import Effort, Pricer
-from solvers.columns.rounding import POWERS, Dive
+from solvers.columns.rounding import POWERS, Dive, prices_of
 from solvers.columns.selection import select
 from solvers.columns.wanted import Wanted
 
@@ -32,7 +32,7 @@ class Costs:
     """By group, whole numbers: `main` is minimised first, then `then`."""
 
     main: tuple[int, ...]
-    then: tuple[int, ...]
+    then: tuple[int, ...] = ()
 
     @property
     def unit(self) -> int:
@@ -175,7 +175,7 @@ class Search:
     def _neighbourhoods(self, *, brief: bool) -> None:
         if not self.plan or self.relaxed is None:
             return
-        worth = [self.relaxed.rows.values(kind, self.relaxed.duals.rows) for kind in range(len(self._instance.items))]
+        prices = prices_of(self.relaxed)
         around = Neighbourhood(self.task, self._filler, self._dive, self._rng)
         turn, last, now = 0, 0, self.plan
         most = math.inf if self._options.iterations is None else self._options.iterations
@@ -183,7 +183,7 @@ class Search:
             if (self.near and (brief or self._is_best_then())) or (brief and turn - last > FRUITLESS):
                 return
             turn += 1
-            moved = around.step(now, Prices(worth), self._deadline)
+            moved = around.step(now, prices, self._deadline)
             if moved is not None:
                 now = moved.plan
                 if moved.saved > 0:
@@ -193,10 +193,6 @@ class Search:
     def _is_best_then(self) -> bool:
         """With one price per GPU the second cost follows from the first."""
         return len(self._costs.main) <= 1 or not any(self._costs.then)
-
-
-def spread_out(placed: Placed) -> list[Column]:
-    return [column for column, times in placed for _ in range(times)]
 
 
 def _mixes(resources: int) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:

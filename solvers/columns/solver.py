@@ -10,7 +10,7 @@ from planner.domain.certificate import Proof
 from planner.domain.layout import Layout
 from planner.domain.objectives import integer_value, natural
 from planner.domain.plan import ObjectiveValue, Placement, Status
-from planner.domain.problem import Device, Objective, Option, Problem
+from planner.domain.problem import Device, Option, Problem
 from solvers.base import Bound, Progress, SolveOptions, SolveResult
 from solvers.bounds import MAIN, NO_BOUND, applies, area_bounds, lexicographic, unbounded
 from solvers.columns.certifying import proof_of
@@ -147,30 +147,25 @@ class _Run:
         objective = self._problem.objectives[place]
         self._bounds[place] = Bound(value=natural(objective, search.bound), method=NAME)
         task = replace(search.task, costs=search.scaled)
-        self._prove(place, objective, task, search.relaxed, self._costs(place), [])
+        self._prove(place, task, search.relaxed, Costs(main=self._costs(place)), [])
 
     def _later(self, search: Search, place: int, earlier: Sequence[int]) -> None:
         """The bound of a later objective, with the earlier ones held at the values of the plan."""
         layout = Layout(self._problem, self.plan or ())
         objectives = self._problem.objectives
         values = [integer_value(layout, objectives[p]) for p in earlier]
-        caps = tuple(
-            Cap(Costs(main=self._costs(p), then=()).scaled(), value / Costs(main=self._costs(p), then=()).largest)
-            for p, value in zip(earlier, values, strict=True)
-        )
-        costs = Costs(main=self._costs(place), then=())
+        held = [Costs(main=self._costs(p)) for p in earlier]
+        caps = tuple(Cap(c.scaled(), value / c.largest) for c, value in zip(held, values, strict=True))
+        costs = Costs(main=self._costs(place))
         task = replace(search.task, costs=costs.scaled(), caps=caps)
         relaxed = search.relaxation(task, columns_of(self._instance, self.plan or ()), self._deadline)
         self._bounds[place] = Bound(value=natural(objectives[place], costs.whole(relaxed.bound)), method=NAME)
         fixed = [(objectives[p].value, value) for p, value in zip(earlier, values, strict=True)]
-        self._prove(place, objectives[place], task, relaxed, costs.main, fixed)
+        self._prove(place, task, relaxed, costs, fixed)
 
-    def _prove(
-        self, place: int, objective: Objective, task: Task, relaxed: Relaxed, costs: Sequence[int],
-        fixed: Sequence[tuple[str, int]],
-    ) -> None:  # fmt: skip
-        whole = Costs(main=tuple(costs), then=())
-        proof = proof_of(objective, task, relaxed, whole.largest, whole.unit, fixed)
+    def _prove(self, place: int, task: Task, relaxed: Relaxed, costs: Costs, fixed: Sequence[tuple[str, int]]) -> None:
+        objective = self._problem.objectives[place]
+        proof = proof_of(objective, task, relaxed, costs.largest, costs.unit, fixed)
         self._proofs.append(proof)
         self._bounds[place] = replace(self._bounds[place], certified=natural(objective, proof.bound))
 
