@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from planner.domain.certificate import Cover, Leaf, Proof, ReplicaDual, RowDual, RowKind
+from planner.domain.gpu_groups import gpu_groups
 from planner.domain.limits import limits_of
 from planner.domain.problem import Objective
 from solvers.columns.covers import Demand
@@ -20,10 +23,19 @@ MARGIN = 1e-9
 NODE_LIMIT = 2_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An earlier objective, held at the value that the plan reached; `largest_cost`: of its dearest GPU."""
+
+    objective: Objective
+    value: int
+    largest_cost: int
+
+
 def proof_of(
-    objective: Objective, task: Task, relaxed: Relaxed, largest_cost: int, unit: int, fixed: Sequence[tuple[str, int]]
-) -> Proof:  # fmt: skip
-    """One leaf: the duals of a linear relaxation. `fixed` names the task's caps: earlier objective, value reached.
+    objective: Objective, task: Task, relaxed: Relaxed, largest_cost: int, unit: int, held: Sequence[Held]
+) -> Proof:
+    """One leaf: the duals of a linear relaxation. `held` are the task's caps, in their order.
 
     `largest_cost` is what a cost of 1 in the task means in the objective's integer unit.
     """
@@ -39,16 +51,19 @@ def proof_of(
             numerator += dual * row.rhs
     covers = [_cover(task, demand, prices[demand.rows]) for demand in relaxed.rows.demands]
     numerator += sum(cover.value for cover in covers)
-    for group, price, stock in zip(task.instance.groups, relaxed.duals.stock, task.stock, strict=True):
+    names = {gpu: alike.name for alike in gpu_groups(task.instance.problem) for gpu in alike.gpus}
+    for group, price in zip(task.instance.groups, relaxed.duals.stock, strict=True):
         dual = math.ceil(float(price) * whole * (1 + MARGIN))
+        # GPUs that differ only in devices of no use are alike here, and told apart in a certificate.
+        counts = Counter(names[gpu[0].gpu] for gpu in group.gpus) if dual > 0 else Counter[str]()
+        for name, count in counts.items():
+            duals.append(RowDual(row=RowKind.STOCK, subject=name, dual=dual))
+            numerator -= dual * count
+    for earlier, price in zip(held, relaxed.duals.caps, strict=True):
+        dual = math.ceil(float(price) / earlier.largest_cost * whole * (1 + MARGIN))
         if dual > 0:
-            duals.append(RowDual(row=RowKind.STOCK, subject=group.name, dual=dual))
-            numerator -= dual * stock
-    for (name, value), cap, price in zip(fixed, task.caps, relaxed.duals.caps, strict=True):
-        dual = math.ceil(float(price) * cap.most / max(1, value) * whole * (1 + MARGIN))
-        if dual > 0:
-            duals.append(RowDual(row=RowKind.FIXED, subject=name, dual=dual))
-            numerator -= dual * value
+            duals.append(RowDual(row=RowKind.FIXED, subject=earlier.objective, dual=dual))
+            numerator -= dual * earlier.value
     bound = unit * -(-numerator // (scale * unit))
     leaf = Leaf(duals=tuple(duals), covers=tuple(covers), scale=scale, numerator=numerator)
     return Proof(objective=objective, bound=max(0, bound), leaves=(leaf,), node_limit=NODE_LIMIT)

@@ -43,7 +43,6 @@ class Items:
 class Group:
     """GPUs that are alike: `kinds` are places in Instance.items, one per device of the GPU."""
 
-    name: str
     kinds: tuple[int, ...]
     gpus: tuple[tuple[Device, ...], ...]
     cost_microusd_per_hour: int
@@ -63,7 +62,6 @@ class Instance:
         places = {name: place for place, name in enumerate(names)}
         self.groups = tuple(
             Group(
-                name="+".join(kind.name for kind in group.kinds),
                 kinds=tuple(places[kind.name] for kind in group.kinds),
                 gpus=group.gpus,
                 cost_microusd_per_hour=group.cost,

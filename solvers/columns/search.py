@@ -112,12 +112,21 @@ class Search:
             self.plan = plan
             self._improved(plan, self.bound)
 
-    def relaxation(self, task: Task, columns: Sequence[Column], until: float) -> Relaxed:
-        """The linear relaxation of `task`, from the prices by area and these columns."""
+    def relaxation(self, task: Task, costs: Costs, columns: Sequence[Column], until: float) -> Relaxed:
+        """The linear relaxation of `task`, whose costs are `costs` scaled, from the prices by area and these columns.
+
+        It ends where nothing is to be gained: the rounded bound is that of its value, or the plan's cost already.
+        """
+        reached = math.inf if self.plan is None else costs.total(self.plan)
+
+        def enough(value: float, bound: float) -> bool:
+            low = costs.whole(bound)
+            return reached <= low or costs.whole(value) <= low or value - bound <= 1e-6 * value
+
         generator = Generator(task, self._pricer, self._rng)
         generator.offer(columns)
         generator.start(starting_duals(task, generator.rows))
-        return generator.run(Effort(), until, self._enough)
+        return generator.run(Effort(), until, enough)
 
     def _key(self, plan: Sequence[Column]) -> tuple[int, int]:
         return self._costs.total(plan), sum(self._costs.then[column.group] for column in plan if self._costs.then)
@@ -142,18 +151,11 @@ class Search:
     def _relax(self) -> None:
         task = replace(self.task, costs=self.scaled)
         columns = [*self._dive.pool, *(self.plan or ())]
-        self.relaxed = self.relaxation(task, columns, self._at(SHARE_OF_RELAXATION))
+        self.relaxed = self.relaxation(task, self._costs, columns, self._at(SHARE_OF_RELAXATION))
         self._dive.pool.update(dict.fromkeys(self.relaxed.columns))
         self.bound = self._costs.whole(self.relaxed.bound)
         if self.plan is not None:
             self._improved(self.plan, self.bound)
-
-    def _enough(self, value: float, bound: float) -> bool:
-        """Nothing more to gain: the rounded bound is that of the value, or the plan's cost already."""
-        low = self._costs.whole(bound)
-        if self.plan is not None and self._costs.total(self.plan) <= low:
-            return True
-        return self._costs.whole(value) <= low or value - bound <= 1e-6 * value
 
     def _dive_once(self) -> None:
         if self.relaxed is None or self.relaxed.unserved > SURE:

@@ -13,7 +13,7 @@ from planner.domain.plan import ObjectiveValue, Placement, Status
 from planner.domain.problem import Device, Option, Problem
 from solvers.base import Bound, Progress, SolveOptions, SolveResult
 from solvers.bounds import MAIN, NO_BOUND, applies, area_bounds, lexicographic, unbounded
-from solvers.columns.certifying import proof_of
+from solvers.columns.certifying import Held, proof_of
 from solvers.columns.column import Column
 from solvers.columns.compiled import compiled
 from solvers.columns.generation import Relaxed, Task
@@ -152,20 +152,21 @@ class _Run:
     def _later(self, search: Search, place: int, earlier: Sequence[int]) -> None:
         """The bound of a later objective, with the earlier ones held at the values of the plan."""
         layout = Layout(self._problem, self.plan or ())
-        objectives = self._problem.objectives
-        values = [integer_value(layout, objectives[p]) for p in earlier]
-        held = [Costs(main=self._costs(p)) for p in earlier]
-        caps = tuple(Cap(c.scaled(), value / c.largest) for c, value in zip(held, values, strict=True))
+        held, caps = [], []
+        for name, costs in ((self._problem.objectives[p], Costs(main=self._costs(p))) for p in earlier):
+            value = integer_value(layout, name)
+            held.append(Held(name, value, costs.largest))
+            caps.append(Cap(costs.scaled(), value / costs.largest))
         costs = Costs(main=self._costs(place))
-        task = replace(search.task, costs=costs.scaled(), caps=caps)
-        relaxed = search.relaxation(task, columns_of(self._instance, self.plan or ()), self._deadline)
-        self._bounds[place] = Bound(value=natural(objectives[place], costs.whole(relaxed.bound)), method=NAME)
-        fixed = [(objectives[p].value, value) for p, value in zip(earlier, values, strict=True)]
-        self._prove(place, task, relaxed, costs, fixed)
-
-    def _prove(self, place: int, task: Task, relaxed: Relaxed, costs: Costs, fixed: Sequence[tuple[str, int]]) -> None:
+        task = replace(search.task, costs=costs.scaled(), caps=tuple(caps))
+        relaxed = search.relaxation(task, costs, columns_of(self._instance, self.plan or ()), self._deadline)
         objective = self._problem.objectives[place]
-        proof = proof_of(objective, task, relaxed, costs.largest, costs.unit, fixed)
+        self._bounds[place] = Bound(value=natural(objective, costs.whole(relaxed.bound)), method=NAME)
+        self._prove(place, task, relaxed, costs, held)
+
+    def _prove(self, place: int, task: Task, relaxed: Relaxed, costs: Costs, held: Sequence[Held]) -> None:
+        objective = self._problem.objectives[place]
+        proof = proof_of(objective, task, relaxed, costs.largest, costs.unit, held)
         self._proofs.append(proof)
         self._bounds[place] = replace(self._bounds[place], certified=natural(objective, proof.bound))
 
