@@ -23,21 +23,23 @@ def _compile() -> None:
     started = time.monotonic()
     import numpy as np
 
+    from solvers.columns.cases import relax
     from solvers.columns.covers import least_cover
     from solvers.columns.device import DEEPEST, IMPROVEMENTS_KEPT, search
     from solvers.columns.ranking import rank
 
     one, ints = np.ones(1), np.ones(1, np.int64)
     none = np.zeros(1, np.int64)
-    by = rank(none, none, ints, one, one)
+    by = rank(none, none, ints, one, one, 1.0)
     pair = np.zeros(2, np.int64)
-    rank(np.arange(2), pair, np.ones(2, np.int64), np.array([1.0, 3.0]), np.array([1.0, 2.0]))
+    rank(np.arange(2), pair, np.ones(2, np.int64), np.array([1.0, 3.0]), np.array([1.0, 2.0]), 1.0)
     least_cover(ints, one, 1, 0, 1, none)
     found, worth = np.empty((IMPROVEMENTS_KEPT, DEEPEST), np.int64), np.empty(IMPROVEMENTS_KEPT)
     search(
         np.ones((1, 1), np.int64), np.ones((1, 1), np.int64), ints, none, none, none, ints, 1, one, one,
         by.first, by.options, by.rank, by.step_value, by.step_weight, by.copies, by.item, by.places,
-        np.zeros(0, np.int64), 1, 0, 0.0, found, worth,
+        np.zeros(0, np.int64), 1, 0, 0.0, 0.0, found, worth,
     )  # fmt: skip
+    relax(none, none, ints, 1, one, np.ones((1, 1)), one, one, 0.0, 1, np.empty(1), np.empty(1))
     _seconds.append(time.monotonic() - started)
     _done.set()

@@ -69,7 +69,7 @@ def _bound(
 
 @njit(cache=True)
 def _branch(
-    seed: int, nodes: int, floor: float, use: Ints, limit: Ints, capacity: Ints, model: Ints, backend: Ints,
+    seed: int, nodes: int, floor: float, slack: float, use: Ints, limit: Ints, capacity: Ints, model: Ints, backend: Ints,
     overhead: Ints, most: Ints, per_model: int, value: Floats, weights: Floats, first: Ints, options: Ints,
     rank: Ints, step_value: Floats, step_weight: Floats, copies: Ints, item: Ints, places: Ints,
     found: Ints, worth: Floats, kept: int, ring: int,
@@ -111,9 +111,9 @@ def _branch(
             go_back = r >= groups
         if not go_back and fresh[depth]:
             fresh[depth] = False
-            ceiling[depth] = now + _bound(r, places[r], best - now + EPSILON, use, used, room[depth], capacity,
+            ceiling[depth] = now + _bound(r, places[r], best * (1 + slack) - now + EPSILON, use, used, room[depth], capacity,
                                           weights, rank, step_value, step_weight, copies, item)  # fmt: skip
-            go_back = ceiling[depth] <= best + EPSILON
+            go_back = ceiling[depth] <= best * (1 + slack) + EPSILON
         if go_back:
             if visited > nodes or depth >= deepest or depth == base:
                 break
@@ -162,7 +162,7 @@ def _branch(
                 found[place, depth] = -1
             worth[place] = now
             improvements += 1
-    bound = best
+    bound = best * (1 + slack)
     if visited > nodes or depth >= deepest:
         for d in range(base, depth + 1):
             bound = max(bound, ceiling[d])
@@ -174,18 +174,18 @@ def search(
     use: Ints, limit: Ints, capacity: Ints, model: Ints, backend: Ints, overhead: Ints, most: Ints, per_model: int,
     value: Floats, weights: Floats, first: Ints, options: Ints, rank: Ints, step_value: Floats, step_weight: Floats,
     copies: Ints, item: Ints, places: Ints, seeds: Ints, nodes: int, nodes_of_seed: int, floor: float,
-    found: Ints, worth: Floats,
+    slack: float, found: Ints, worth: Floats,
 ) -> tuple[int, float]:  # fmt: skip
     """Contents worth more than `floor`: their number, and a bound of the best; the arrays are those of `Ranking`.
 
     One search of `nodes` nodes from the empty device, which gives the bound, and one of `nodes_of_seed` from each
     of `seeds`. Rows of `found` [IMPROVEMENTS_KEPT + seeds, depth] are items ended by -1, `worth` is theirs.
     """
-    kept, bound = _branch(-1, nodes, floor, use, limit, capacity, model, backend, overhead, most, per_model, value,
+    kept, bound = _branch(-1, nodes, floor, slack, use, limit, capacity, model, backend, overhead, most, per_model, value,
                           weights, first, options, rank, step_value, step_weight, copies, item, places,
                           found, worth, 0, IMPROVEMENTS_KEPT)  # fmt: skip
     for s in range(seeds.shape[0]):
-        kept += _branch(seeds[s], nodes_of_seed, floor, use, limit, capacity, model, backend, overhead, most,
+        kept += _branch(seeds[s], nodes_of_seed, floor, slack, use, limit, capacity, model, backend, overhead, most,
                         per_model, value, weights, first, options, rank, step_value, step_weight, copies, item,
                         places, found, worth, kept, 1)[0]  # fmt: skip
     return kept, bound

@@ -125,7 +125,7 @@ class Filler:
         values = prices.values(self._instance, wanted, kind, power)
         together = np.where(items.alone, 0, np.minimum(useful, self._instance.per_model))
         together = self._some(together, values)
-        effort = Effort(nodes=self._nodes, nodes_of_seed=0, seeds=0, parts=1)
+        effort = Effort(nodes=self._nodes, nodes_of_case=60, nodes_of_seed=0, seeds=0, cases=8, slack=1e-3)
         found, _ = self._pricer.fill(kind, values, together, 0.0, effort, self._rng)
         found += [((int(i),), float(values[i])) for i in np.flatnonzero(items.alone & (useful > 0) & (values > 0))]
         return max(found, key=lambda pair: pair[1], default=((), 0.0))

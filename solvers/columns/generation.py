@@ -22,8 +22,10 @@ from solvers.columns.rows import Rows
 from solvers.columns.wanted import Wanted
 
 Floats = NDArray[np.float64]
-SMOOTHING = 0.8
-NODES_GROW = 8
+SMOOTHING = 0.7
+# Of the gap, the part that a pricing may leave unknown; and the least and most of it, as shares of a GPU's cost.
+SLACK_OF_GAP, LEAST_SLACK, MOST_SLACK = 0.2, 1e-6, 0.02
+EFFORT_GROWS = 8
 MOST_NODES = 2_000_000
 # A master of more rows takes longer than it is worth: the bound is then that of the prices by area.
 MOST_ROWS = 3_000
@@ -85,6 +87,8 @@ class Generator:
         solution = self.master.solve() if most_rounds else self.master.unsolved()
         for _ in range(most_rounds):
             self.rounds += 1
+            gap = (solution.value - self.bound) / solution.value if solution.value > 0 else 0.0
+            effort = replace(effort, slack=min(MOST_SLACK, max(LEAST_SLACK, SLACK_OF_GAP * gap)))
             duals = solution.duals if self.center is None else self.center.mixed(solution.duals, smoothing)
             fresh, improved = self._round(duals, effort)
             if not fresh and self.center is not None and smoothing > 0:
@@ -99,9 +103,9 @@ class Generator:
                 break
             if not fresh and not improved:
                 # Nothing found, nothing proved: the search for contents ended at its limit.
-                if effort.nodes * NODES_GROW > most_nodes:
+                if effort.nodes * EFFORT_GROWS > most_nodes:
                     break
-                effort = replace(effort, nodes=effort.nodes * NODES_GROW)
+                effort = replace(effort, nodes=effort.nodes * EFFORT_GROWS, cases=effort.cases * EFFORT_GROWS)
         duals = self.center or solution.duals
         return Relaxed(self.bound, duals, self.rows, solution.value, self.master.columns, solution.amounts,
                        solution.unserved, self.rounds)  # fmt: skip
@@ -156,27 +160,3 @@ class Generator:
     def value_of(self, duals: Duals) -> float:
         given = sum(price * cap.most for price, cap in zip(duals.caps, self._task.caps, strict=True))
         return float(self.rows.value(duals.rows) - duals.stock @ self._stock - given)
-
-
-def starting_duals(task: Task, rows: Rows) -> Duals:
-    """Prices by area: of the resource that asks for the most GPUs, what the cheapest item of each row takes."""
-    best: tuple[float, Floats] = (-1.0, np.zeros(len(rows.rows)))
-    for resource in range(max((items.use.shape[1] for items in task.instance.items), default=0)):
-        prices = _area_prices(task, rows, resource)
-        value = rows.value(prices)
-        if value > best[0]:
-            best = (value, prices)
-    groups = len(task.instance.groups)
-    return Duals(best[1], np.zeros(groups), np.zeros(len(task.caps)))
-
-
-def _area_prices(task: Task, rows: Rows, resource: int) -> Floats:
-    prices = np.full(len(rows.rows), np.inf)
-    for kind, items in enumerate(task.instance.items):
-        if resource >= items.use.shape[1] or not rows.index[kind].shape[1]:
-            continue
-        share = task.instance.cost_of_device(kind, task.costs) * items.use[:, resource] / items.capacity[resource]
-        index, coefficient = rows.index[kind][:, 0], rows.coefficient[kind][:, 0]
-        usable = coefficient > 0
-        np.minimum.at(prices, index[usable], share[usable] / coefficient[usable])
-    return np.where(np.isfinite(prices), prices, 0.0)

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
 
+from solvers.columns.cases import Case, Cases
 from solvers.columns.column import Column, Content
 from solvers.columns.device import DEEPEST, EPSILON, IMPROVEMENTS_KEPT, search
-from solvers.columns.instance import Instance, Items
-from solvers.columns.ranking import LEAST_WEIGHT, STEPS, Ranking, choose_weights, rank
+from solvers.columns.instance import Instance
+from solvers.columns.ranking import LEAST_WEIGHT, Ranking, rank
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-# Duals change little from call to call, and so do the weights that suit them.
-REFINE_EVERY = 5
-# Of the resources that residents limit, the two that bind most are told apart by cases.
-FRAGILE_RESOURCES = 2
-
-
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Nodes of the one search that proves, nodes of the search from each seed, and how many seeds at most.
+    """Nodes of a search that proves, of one in a case that has parts, of one from a seed, and how many seeds.
 
-    `parts`: so many searches, by how much the most fragile resident bears, share the proof: see `_parts`.
+    `cases` at most are looked into. What is worth up to `slack` more than the goal, as a share, is let go.
     """
 
-    nodes: int = 20_000
+    nodes: int = 5_000
+    nodes_of_case: int = 1_000
     nodes_of_seed: int = 60
-    seeds: int = 120
-    parts: int = 5
+    seeds: int = 60
+    cases: int = 500
+    slack: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,7 @@ class Pricer:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
-        self._weights: dict[tuple[int, int], Floats] = {}
-        self._calls = 0
+        self._cases = [Cases(items, instance.per_model) for items in instance.items]
 
     def price(
         self, values: Sequence[Floats], goals: Floats, most: Sequence[Ints], effort: Effort, rng: np.random.Generator
@@ -99,74 +96,65 @@ class Pricer:
         self, kind: int, value: Floats, most: Ints, floor: float, effort: Effort, rng: np.random.Generator
     ) -> tuple[list[tuple[Content, float]], float]:
         """Contents of one device worth more than `floor`, and a bound of the best; `most` copies of each item."""
-        items = self._instance.items[kind]
+        cases = self._cases[kind]
         candidates = np.flatnonzero((value > EPSILON) & (most > 0))
         found: list[tuple[Content, float]] = []
-        bound, best = 0.0, floor
-        for number, (allowed, capacity) in enumerate(_parts(items, candidates, effort.parts)):
-            weights, by = self._ranked(kind, number, allowed, capacity, value, most)
-            seeds = _seeds(by, effort.seeds if number == 0 else 0, rng)
-            rows = IMPROVEMENTS_KEPT + len(seeds)
-            contents, worth = np.empty((rows, DEEPEST), np.int64), np.empty(rows)
-            kept, part_bound = search(
-                items.use, items.limit, capacity, items.model, items.backend, items.overhead, most,
-                self._instance.per_model, value, weights, by.first, by.options, by.rank, by.step_value,
-                by.step_weight, by.copies, by.item, by.places, seeds, effort.nodes, effort.nodes_of_seed, best,
-                contents, worth,
-            )  # fmt: skip
-            found += [(_content(contents[row]), float(worth[row])) for row in range(kept)]
-            bound = max(bound, part_bound)
-            if not seeds.size:
-                best = max([best, *worth[:kept].tolist()])
-        return found, bound
+        best, unknown = max(floor, EPSILON), 0.0
+        root = cases.root(candidates, value, most, best * (1 + effort.slack))
+        waiting = [] if root is None else [root]
+        searched = 0
+        while waiting and waiting[0].bound > best * (1 + effort.slack) and searched < effort.cases:
+            case = heappop(waiting)
+            seeds = effort.seeds if searched == 0 else 0
+            searched += 1
+            parts = cases.parts(case, value, most, best * (1 + effort.slack)) if effort.cases > 1 else None
+            nodes = effort.nodes if parts is None else effort.nodes_of_case
+            contents, bound = self._search(
+                kind, case, value, most, best if parts is None else floor, effort, nodes, seeds, rng
+            )
+            found += contents
+            best = max([best, *(worth for _, worth in contents)])
+            if bound <= best * (1 + effort.slack):
+                continue
+            if parts is None:
+                unknown = max(unknown, min(bound, case.bound))
+            for part in parts or ():
+                heappush(waiting, part)
+        left = max((case.bound for case in waiting), default=0.0)
+        return found, max(best * (1 + effort.slack), unknown, left)
 
-    def _ranked(
-        self, kind: int, part: int, candidates: Ints, capacity: Ints, value: Floats, most: Ints
-    ) -> tuple[Floats, Ranking]:
+    def _search(
+        self,
+        kind: int,
+        case: Case,
+        value: Floats,
+        most: Ints,
+        floor: float,
+        effort: Effort,
+        nodes: int,
+        seeds: int,
+        rng: np.random.Generator,
+    ) -> tuple[list[tuple[Content, float]], float]:
         items = self._instance.items[kind]
-        share = items.use / capacity
-        known = self._weights.get((kind, part))
-        start = np.full(len(capacity), 1 / len(capacity)) if known is None else known
-        self._calls += 1
-        weights = start
-        if known is None or self._calls % REFINE_EVERY == 0:
-            sweeps = len(STEPS) if known is None else 1
-            weights = choose_weights(value[candidates], share[candidates], most[candidates], start, sweeps)
-            self._weights[kind, part] = weights
-        return weights, rank(candidates, items.model, most, value, share @ weights + LEAST_WEIGHT)
-
-
-def _parts(items: Items, candidates: Ints, most_parts: int) -> Iterator[tuple[Ints, Ints]]:
-    """Cases of which one holds for every content: the items that may be in it, and the capacity of each resource.
-
-    A content falls into the case of its most fragile resident. There all residents bear at least the lower end of
-    the case, and together take at most the upper end: a plain knapsack, whose bound is far better than one that
-    leaves out what single residents bear.
-    """
-    if not len(candidates):
-        return
-    cases = [(candidates, items.capacity)]
-    if most_parts > 1:
-        borne = np.minimum(items.limit[candidates], items.capacity) / items.capacity
-        fragile = np.flatnonzero((borne < 1).any(axis=0))
-        for resource in fragile[np.argsort(borne[:, fragile].mean(axis=0))][:FRAGILE_RESOURCES]:
-            cases = [
-                part for allowed, capacity in cases for part in _split(items, allowed, capacity, resource, most_parts)
-            ]
-    yield from cases
-
-
-def _split(
-    items: Items, candidates: Ints, capacity: Ints, resource: int, most_parts: int
-) -> Iterator[tuple[Ints, Ints]]:
-    borne = np.minimum(items.limit[candidates, resource], items.capacity[resource])
-    levels = np.unique(borne)
-    ends = np.unique(levels[np.linspace(0, len(levels) - 1, min(most_parts, len(levels))).round().astype(int)])
-    for place in range(len(ends) - 1, -1, -1):
-        lower = ends[place - 1] + 1 if place else levels[0]
-        shrunk = capacity.copy()
-        shrunk[resource] = ends[place]
-        yield candidates[borne >= lower], shrunk
+        capacity, overhead = case.upper.copy(), items.overhead.copy()
+        for backend in case.present:
+            capacity[0] -= overhead[backend]
+            overhead[backend] = 0
+        capacity = np.maximum(capacity, 1)
+        weights = np.maximum(case.prices, LEAST_WEIGHT) * capacity / items.capacity
+        price = float(weights.sum())
+        weights /= price
+        weight = (items.use / capacity) @ weights + LEAST_WEIGHT
+        by = rank(case.items, items.model, most, value, weight, price)
+        starts = _seeds(by, seeds, rng)
+        rows = IMPROVEMENTS_KEPT + len(starts)
+        contents, worth = np.empty((rows, DEEPEST), np.int64), np.empty(rows)
+        kept, bound = search(
+            items.use, items.limit, capacity, items.model, items.backend, overhead, most, self._instance.per_model,
+            value, weights, by.first, by.options, by.rank, by.step_value, by.step_weight, by.copies, by.item,
+            by.places, starts, nodes, effort.nodes_of_seed, floor, effort.slack, contents, worth,
+        )  # fmt: skip
+        return [(_content(contents[row]), float(worth[row])) for row in range(kept)], bound
 
 
 def _content(row: Ints) -> Content:

@@ -10,9 +10,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-# Factors by which the weight of a resource is tried, one per sweep.
-STEPS = (1.03, 1.15, 1.5, 3.0)
-TRIES_PER_STEP = 8
 LEAST_WEIGHT = 1e-12
 
 
@@ -20,7 +17,7 @@ LEAST_WEIGHT = 1e-12
 class Ranking:
     """Models by efficiency, and the steps of their hulls in the same order.
 
-    `first` [ranks + 1]: where the choices of the model of a rank start in `options`, those of most value first.
+    `first` [ranks + 1]: where the choices of the model of a rank start in `options`, those that gain most first.
     Per step: its rank, value, weight, copies, and its item (-1 where the model has several choices). `places`
     [ranks]: the first step of a rank; the steps of later ranks all come after it.
     """
@@ -35,67 +32,57 @@ class Ranking:
     places: Ints
 
 
-def relaxed(value: Floats, share: Floats, most: Ints, weights: Floats) -> float:
-    """Fractional value of one device under the weighted sum, models left aside. It ranks weights."""
-    weight = share @ weights + LEAST_WEIGHT
-    order = np.argsort(-value / weight)
-    taken = np.cumsum(weight[order] * most[order])
-    full = int(np.searchsorted(taken, 1.0))
-    worth = float((value[order[:full]] * most[order[:full]]).sum())
-    if full == len(order):
-        return worth
-    left = 1.0 - (taken[full - 1] if full else 0.0)
-    return worth + float(value[order[full]] / weight[order[full]]) * left
+def rank(items: Ints, model: Ints, most: Ints, value: Floats, weight: Floats, price: float) -> Ranking:
+    """`items`, given by model, worth something, `most` copies of each at the most; `price`: of a unit of weight."""
+    return Ranking(*_ranked(items, model, most, value, weight, price))
 
 
-def choose_weights(value: Floats, share: Floats, most: Ints, weights: Floats, sweeps: int) -> Floats:
-    """Move one weight at a time while the relaxed value falls; weights sum to one."""
-    best = relaxed(value, share, most, weights)
-    for step in reversed(STEPS[:sweeps]):
-        for resource in range(len(weights)):
-            for factor in (step, 1 / step):
-                for _ in range(TRIES_PER_STEP):
-                    trial = weights.copy()
-                    trial[resource] *= factor
-                    trial /= trial.sum()
-                    now = relaxed(value, share, most, trial)
-                    if now >= best - LEAST_WEIGHT:
-                        break
-                    best, weights = now, trial
-    return weights
-
-
-def rank(candidates: Ints, model: Ints, most: Ints, value: Floats, weight: Floats) -> Ranking:
-    """`candidates`: items worth something, `most` copies of each at the most."""
-    efficiency = value[candidates] / weight[candidates]
-    best = np.zeros(int(model.max()) + 1)
-    np.maximum.at(best, model[candidates], efficiency)
-    order = np.lexsort((weight[candidates], model[candidates], -best[model[candidates]]))
-    by_model = candidates[order]
-    starts = np.flatnonzero(np.concatenate([[True], model[by_model][1:] != model[by_model][:-1]]))
-    first = np.append(starts, len(by_model)).astype(np.int64)
-    ranks = np.repeat(np.arange(len(starts)), np.diff(first))
-    if len(starts) == len(by_model):
-        step_rank, step_value, step_weight, item = ranks, value[by_model], weight[by_model], by_model
-        options = by_model
-    else:
-        kept, step_value, step_weight = np.empty_like(by_model), np.empty(len(by_model)), np.empty(len(by_model))
-        steps = _hulls(first, by_model, value, weight, kept, step_value, step_weight)
-        kept, step_value, step_weight = kept[:steps], step_value[:steps], step_weight[:steps]
-        step_rank = ranks[kept]
-        alone = np.diff(first)[step_rank] == 1
-        item = np.where(alone, by_model[kept], -1)
-        options = by_model[np.lexsort((-value[by_model], ranks))]
-    largest = np.zeros(int(model.max()) + 1, np.int64)
-    np.maximum.at(largest, model[candidates], most[candidates])
-    by = np.argsort(-(step_value / step_weight), kind="stable")
-    step_rank = step_rank[by]
-    places = np.full(len(starts), len(by), np.int64)
-    np.minimum.at(places, step_rank, np.arange(len(by)))
-    return Ranking(
-        first, options, step_rank, step_value[by], step_weight[by], largest[model[options[first[step_rank]]]],
-        item[by], places,
-    )  # fmt: skip
+@njit(cache=True)
+def _ranked(
+    items: Ints, model: Ints, most: Ints, value: Floats, weight: Floats, price: float
+) -> tuple[Ints, Ints, Ints, Floats, Floats, Ints, Ints, Ints]:  # fmt: skip
+    count, models, k = items.shape[0], 0, 0
+    starts, best, largest = np.empty(count + 1, np.int64), np.empty(count), np.zeros(count, np.int64)
+    while k < count:
+        m, efficiency, copies = model[items[k]], 0.0, 0
+        starts[models] = k
+        while k < count and model[items[k]] == m:
+            efficiency = max(efficiency, value[items[k]] / weight[items[k]])
+            copies = max(copies, most[items[k]])
+            k += 1
+        best[models], largest[models] = efficiency, copies
+        models += 1
+    starts[models] = count
+    order = np.argsort(-best[:models], kind="mergesort")
+    first, options, by_weight = np.zeros(models + 1, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
+    for r in range(models):
+        start = first[r]
+        first[r + 1] = start + starts[order[r] + 1] - starts[order[r]]
+        for k in range(starts[order[r]], starts[order[r] + 1]):
+            i, length = items[k], k - starts[order[r]]
+            a = b = start + length
+            while a > start and price * weight[i] - value[i] < price * weight[options[a - 1]] - value[options[a - 1]]:
+                options[a] = options[a - 1]
+                a -= 1
+            options[a] = i
+            while b > start and weight[i] < weight[by_weight[b - 1]]:
+                by_weight[b] = by_weight[b - 1]
+                b -= 1
+            by_weight[b] = i
+    kept, step_value, step_weight = np.empty(count, np.int64), np.empty(count), np.empty(count)
+    steps = _hulls(first, by_weight, value, weight, kept, step_value, step_weight)
+    ranks, copies_of, item = np.empty(steps, np.int64), np.empty(steps, np.int64), np.empty(steps, np.int64)
+    r = 0
+    for s in range(steps):
+        while kept[s] >= first[r + 1]:
+            r += 1
+        ranks[s], copies_of[s] = r, largest[order[r]]
+        item[s] = by_weight[kept[s]] if first[r + 1] - first[r] == 1 else -1
+    by = np.argsort(-(step_value[:steps] / step_weight[:steps]), kind="mergesort")
+    places = np.full(models, steps, np.int64)
+    for s in range(steps - 1, -1, -1):
+        places[ranks[by[s]]] = s
+    return first, options, ranks[by], step_value[by], step_weight[by], copies_of[by], item[by], places
 
 
 @njit(cache=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,9 +15,9 @@ from solvers.columns.generation import Generator, Relaxed, Task
 from solvers.columns.pricing import Effort, Pricer
 
 WHOLE = 1e-6
-# Of the GPUs of a relaxation without whole columns, the share that is rounded up at once, by the largest fractions.
-SHARE_ROUNDED = 0.12
 ROUNDS = 12
+# The rest is filled up again where the relaxation has come down to this share of what it was the last time.
+FILLED_AGAIN = 0.6
 POWERS = (1.0, 1.05, 1.2)
 
 
@@ -27,19 +28,24 @@ class Dive:
         self._pricer, self._filler, self._rng, self._effort = pricer, filler, rng, effort
         self.pool: dict[Column, None] = {}
 
-    def run(self, task: Task, deadline: float, most_cost: float, relaxed: Relaxed | None = None) -> Placed | None:
-        """The cheapest plan below `most_cost` that was met on the way down."""
+    def run(
+        self, task: Task, deadline: float, most_cost: float, relaxed: Relaxed | None = None, *, share: float = 0.2
+    ) -> Placed | None:
+        """The cheapest plan below `most_cost` that was met on the way down.
+
+        `share`: of the GPUs of a relaxation, so many at least are settled at once, the largest fractions rounded up.
+        """
         wanted, stock = task.wanted.copy(), list(task.stock)
         placed: Placed = []
         best: Placed | None = None
-        spent = 0.0
+        spent, filled_at = 0.0, math.inf
         while wanted.waiting.any() and time.monotonic() < deadline:
             rest = replace(task, wanted=wanted, stock=tuple(stock))
             if relaxed is None:
                 relaxed = self._relax(rest, deadline)
             if relaxed.unserved > WHOLE or spent + relaxed.bound > most_cost - WHOLE:
                 return best
-            taken = list(self._rounded(rest, relaxed))
+            taken = list(self._rounded(rest, relaxed, share))
             if not taken:
                 return best
             for column, times in taken:
@@ -47,7 +53,13 @@ class Dive:
                 stock[column.group] -= times
                 placed.append((column, times))
                 spent += times * task.costs[column.group]
-            filled = self._fill(replace(rest, wanted=wanted, stock=tuple(stock)), relaxed, most_cost - spent, deadline)
+            filled: Placed | None = None
+            if not wanted.waiting.any():
+                filled = [] if spent < most_cost - WHOLE else None
+            elif relaxed.value <= FILLED_AGAIN * filled_at:
+                filled_at = relaxed.value
+                left = replace(rest, wanted=wanted, stock=tuple(stock))
+                filled = self._fill(left, relaxed, most_cost - spent, deadline)
             if filled is not None:
                 best = [*placed, *filled]
                 most_cost = cost_of(task, best)
@@ -62,27 +74,25 @@ class Dive:
         self.pool.update(dict.fromkeys(relaxed.columns))
         return relaxed
 
-    def _rounded(self, task: Task, relaxed: Relaxed) -> Iterable[tuple[Column, int]]:
-        """Whole parts; where there are none, the largest fractions rounded up. Nothing is served twice."""
+    def _rounded(self, task: Task, relaxed: Relaxed, share: float) -> Iterable[tuple[Column, int]]:
+        """Whole parts, and the largest fractions rounded up where that is few. Nothing is served twice."""
         wanted, stock = task.wanted.copy(), list(task.stock)
-        order = np.argsort(-relaxed.amounts, kind="stable")
+        room = max(1, int(share * relaxed.amounts.sum()))
+        whole = np.floor(relaxed.amounts + WHOLE)
         taken = 0
-        for place in order:
-            amount = float(relaxed.amounts[place])
-            if amount < 1 - WHOLE:
-                break
+        for place in np.flatnonzero(whole).tolist():
             column = relaxed.columns[place]
-            times = min(int(amount + WHOLE), stock[column.group])
+            times = min(int(whole[place]), stock[column.group])
             if times and wanted.asks_for(task.instance, column):
                 times = wanted.times(task.instance, column, times)
                 wanted.take(task.instance, column, times)
                 stock[column.group] -= times
                 taken += times
                 yield column, times
-        if taken:
-            return
-        room = max(1, int(SHARE_ROUNDED * relaxed.amounts.sum()))
-        for place in order[: 4 * room]:
+        order = np.argsort(whole - relaxed.amounts, kind="stable")
+        for place in order[: 4 * room].tolist():
+            if taken >= room:
+                return
             column = relaxed.columns[place]
             full = wanted.asks_for(task.instance, column)
             if stock[column.group] and (full or (taken == 0 and relaxed.amounts[place] > WHOLE)):
@@ -90,8 +100,6 @@ class Dive:
                 stock[column.group] -= 1
                 taken += 1
                 yield column, 1
-            if taken >= room:
-                return
 
     def _fill(self, task: Task, relaxed: Relaxed, most_cost: float, deadline: float) -> Placed | None:
         """The rest at once, by the duals of the relaxation."""

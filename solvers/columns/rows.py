@@ -35,6 +35,8 @@ class Row:
 
 # With more replicas of the largest capacity than these, what whole replicas waste is little.
 MOST_IN_COVER = 16
+# The rows of covers make a master of more models than these slow before they make it tight.
+MOST_COVERED = 120
 IMPOSSIBLE = 1e6
 
 
@@ -51,7 +53,9 @@ class Rows:
         self.demands: list[Demand] = []
         self.largest: list[int] = []
         self._entries: list[list[tuple[int, int, int]]] = [[] for _ in instance.items]
-        for place in np.flatnonzero(wanted.waiting).tolist():
+        waiting = np.flatnonzero(wanted.waiting).tolist()
+        self._covers = len(waiting) <= MOST_COVERED
+        for place in waiting:
             self._model(place, instance.problem.models[place], wanted)
         self.rhs = np.array([row.rhs for row in self.rows], np.float64)
         self._given = np.array([0 if row.kind is None else row.rhs for row in self.rows], np.float64)
@@ -86,7 +90,7 @@ class Rows:
             row = Row(RowKind.DEMAND, model.name, needed, size) if needed >= least else None
             self._add(row or Row(RowKind.REPLICAS_MIN, model.name, least), dict.fromkeys(caps, 1))
             return
-        if 0 < missing <= MOST_IN_COVER * max(sizes):
+        if self._covers and 0 < missing <= MOST_IN_COVER * max(sizes):
             self._cover(model, caps, Demand(place, np.array(sorted(sizes)), missing, least, most))
             return
         if missing:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from solvers.base import SolveOptions
+from solvers.columns.area import area_duals
 from solvers.columns.column import Column
 from solvers.columns.filling import Filler, prices_by_size, spread_out
-from solvers.columns.generation import Generator, Relaxed, Task, starting_duals
+from solvers.columns.generation import Generator, Relaxed, Task
 from solvers.columns.instance import Instance
 from solvers.columns.neighbourhood import Neighbourhood, trimmed
 from solvers.columns.pricing import Effort, Pricer
@@ -21,8 +22,9 @@ from solvers.columns.selection import select
 from solvers.columns.wanted import Wanted
 
 FILL_NODES = 2_000
-# Shares of the time limit: fills from different prices, the relaxation, the dive.
-SHARE_OF_FILLS, SHARE_OF_RELAXATION, SHARE_OF_DIVE = 0.15, 0.45, 0.75
+# Shares of the time limit: fills from different prices, the relaxation, the dives.
+SHARE_OF_FILLS, SHARE_OF_RELAXATION, SHARE_OF_DIVE = 0.08, 0.4, 0.85
+SHARES_OF_STEP = (0.2, 0.05, 0.02)
 SURE = 1e-6
 FRUITLESS = 60
 
@@ -81,7 +83,9 @@ class Search:
         self._rng = np.random.default_rng(options.seed)
         self._pricer = Pricer(instance)
         self._filler = Filler(instance, self.task.costs, FILL_NODES, options.seed)
-        self._dive = Dive(self._pricer, self._filler, self._rng, Effort(nodes=4_000))
+        self._dive = Dive(
+            self._pricer, self._filler, self._rng, Effort(nodes=2_000, nodes_of_case=200, seeds=30, cases=15)
+        )
         self.plan: list[Column] | None = None
         self.relaxed: Relaxed | None = None
         self.bound = 0
@@ -91,8 +95,7 @@ class Search:
         """`brief`: end once proven, or when neighbourhoods bring nothing for a while: another solver goes on."""
         self._fills()
         self._relax()
-        if not self.near:
-            self._dive_once()
+        self._dives()
         if not self.near:
             self._select()
         self._neighbourhoods(brief=brief)
@@ -125,7 +128,7 @@ class Search:
 
         generator = Generator(task, self._pricer, self._rng)
         generator.offer(columns)
-        generator.start(starting_duals(task, generator.rows))
+        generator.start(area_duals(task, generator.rows))
         return generator.run(Effort(), until, enough)
 
     def _key(self, plan: Sequence[Column]) -> tuple[int, int]:
@@ -157,12 +160,16 @@ class Search:
         if self.plan is not None:
             self._improved(self.plan, self.bound)
 
-    def _dive_once(self) -> None:
+    def _dives(self) -> None:
+        """First in large steps, which is soon done, then in smaller ones."""
         if self.relaxed is None or self.relaxed.unserved > SURE:
             return
-        placed = self._dive.run(self.task, self._at(SHARE_OF_DIVE), self._most_cost(), self.relaxed)
-        if placed is not None:
-            self.offer(spread_out(placed))
+        for share in SHARES_OF_STEP:
+            if self.near or time.monotonic() > self._at(SHARE_OF_DIVE):
+                return
+            placed = self._dive.run(self.task, self._at(SHARE_OF_DIVE), self._most_cost(), self.relaxed, share=share)
+            if placed is not None:
+                self.offer(spread_out(placed))
 
     def _most_cost(self) -> float:
         return math.inf if self.plan is None else sum(self.task.costs[column.group] for column in self.plan)
