@@ -214,6 +214,8 @@ class _Search:
             reach = bound + min(0, gain)
             if reach < self._needed:
                 break  # what follows adds even less, and is not joined by those that were passed
+            if content.count(candidate) == candidate.most * len(candidate.options):
+                continue
             now_used, now_capacity = tuple(map(add, used, candidate.use)), tuple(map(min, capacity, candidate.limit))
             room, least = self._packing.room(now_used, now_capacity), self._needed - reach
             left[group] -= 1

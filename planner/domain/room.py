@@ -20,7 +20,7 @@ _Usable = Sequence[tuple[Option, Limits]]
 class Place:
     """An option beside others: `use` and `limit` have one number per resource.
 
-    `most`: so many replicas of it fit on an otherwise empty device; None: any number.
+    `most`: so many replicas of it fit on an otherwise empty device and are of use there; None: any number.
     """
 
     option: Option
@@ -34,7 +34,8 @@ class Room:
     """A device kind with the options that keep every rule alone on it, and those of them that can stand beside others.
 
     The first resource is memory without the server's base; `overheads` is what each backend takes of it once.
-    `most_of_model`: replicas of a model on one device; None: any number.
+    `most_of_model`: replicas of a model that are of use on one device: where replicas can be taken away
+    without loss, a plan without them needs no more GPUs. None: any number.
     """
 
     kind: DeviceKind
@@ -48,13 +49,18 @@ def room_of(problem: Problem, kind: DeviceKind) -> Room:
     known = [(option, limits_of(problem, option)) for option in problem.options if option.kind == kind.name]
     usable = [(option, limits) for option, limits in known if limits is not None]
     overheads = {o.backend: kind.backend_overhead_bytes.get(o.backend, 0) for o, _ in usable}
-    most = {m.name: _least([problem.max_per_device, m.replicas_max]) for m in problem.models}
+    needed = {option.id: _needed(problem, option) for option, _ in usable}
+    most: dict[str, int | None] = {}
+    for m in problem.models:
+        of_model = [needed[option.id] for option, _ in usable if option.model == m.name]
+        most[m.name] = _least([problem.max_per_device, m.replicas_max, max(of_model, default=0)])
     rows = [_memory(kind, usable), *_busy(kind, usable), *_felt(kind, usable)]
-    places = [_place(option, [row[i] for row in rows], overheads, most) for i, (option, _) in enumerate(usable)]
+    places = [_place(option, [row[i] for row in rows], overheads, _least([most[option.model], needed[option.id]]))
+              for i, (option, _) in enumerate(usable)]  # fmt: skip
     limited = _limit_instances(places, [limits for _, limits in usable])
     return Room(
         kind=kind,
-        alone=tuple(option for option, _ in usable),
+        alone=tuple(option for option, _ in usable if needed[option.id]),
         shared=tuple(place for place in limited if place.most is None or place.most > 0),
         overheads=overheads,
         most_of_model=most,
@@ -102,9 +108,13 @@ def _periods(usable: _Usable) -> range:
     return range(len(usable[0][0].busy_ppm) if usable else 0)
 
 
-def _place(
-    option: Option, resources: _Resource, overheads: Mapping[str, int], most_of_model: Mapping[str, int | None]
-) -> Place:
+def _needed(problem: Problem, option: Option) -> int:
+    """Of this option a plan has no more replicas, if none can be taken away without loss."""
+    model = problem.model_by_name[option.model]
+    return max(model.replicas_min, -(-model.peak_mrps // option.capacity_mrps))
+
+
+def _place(option: Option, resources: _Resource, overheads: Mapping[str, int], most: int | None) -> Place:
     (memory, whole), *others = resources
     free = [(memory, whole - overheads[option.backend]), *others]
     fitting = [limit // use if use else None for use, limit in free]
@@ -112,7 +122,7 @@ def _place(
         option=option,
         use=tuple(use for use, _ in resources),
         limit=tuple(limit for _, limit in resources),
-        most=_least([most_of_model[option.model], *fitting]),
+        most=_least([most, *fitting]),
     )
 
 

@@ -3,8 +3,8 @@
 A case says how much the most fragile resident bears of each resource, from a lower to an upper level, and which
 backends are there. In it every resident bears at least the lower level, together they take at most the upper one,
 and the backends that are there have paid their overhead: a plain knapsack. The bound is its Lagrangian relaxation
-(Fisher 1981), with Polyak's steps towards the goal in Shor's dilated space (1971). What an item's place in the content costs against it, its regret,
-leaves aside items that no content worth more than the goal has (Dantzig, Fulkerson and Johnson 1954).
+(Fisher 1981), with Polyak's steps towards the goal in Shor's dilated space (1971). By an item's regret the bound
+falls for contents with that item: what no content worth more than the goal has is left aside.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LEAST_PRICE = 1e-9
 LEAST_EXCESS = 1e-3
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def relax(
     items: Ints, model: Ints, most: Ints, per_model: int, value: Floats, share: Floats, capacity: Floats,
     prices: Floats, goal: float, steps: int, taken: Floats, regret: Floats,
@@ -82,7 +82,7 @@ def relax(
     return best
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _dilate(dilation: Floats, slope: Floats, last: Floats, seen: Floats) -> None:
     """Shrink the space of prices along the change of the slope: bounds of a few resources have sharp valleys."""
     resources, norm = slope.shape[0], 0.0
@@ -102,7 +102,7 @@ def _dilate(dilation: Floats, slope: Floats, last: Floats, seen: Floats) -> None
             dilation[r, j] += part * seen[j]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _relaxed_value(
     items: Ints, model: Ints, most: Ints, per_model: int, value: Floats, share: Floats, capacity: Floats,
     prices: Floats, used: Floats,
@@ -131,7 +131,7 @@ def _relaxed_value(
     return worth
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _regrets(items: Ints, model: Ints, value: Floats, share: Floats, prices: Floats, regret: Floats) -> None:
     count, k = items.shape[0], 0
     while k < count:
@@ -151,7 +151,8 @@ def _regrets(items: Ints, model: Ints, value: Floats, share: Floats, prices: Flo
 class Case:
     """`items` by model; `upper` [resources] what the residents may take; `present` backends have paid, `open` ones may.
 
-    `taken` [resources]: what the relaxed content takes, in parts of a device."""
+    `taken` [resources]: what the relaxed content takes, in parts of a device.
+    """
 
     bound: float
     items: Ints
@@ -199,27 +200,25 @@ class Cases:
     def parts(self, case: Case, value: Floats, most: Ints, goal: float) -> list[Case] | None:
         """The two cases that it consists of, as far as they may hold contents worth more than `goal`.
 
-        None where there is nothing to tell apart.
+        None where there is nothing to tell apart. Told apart is what the relaxed content exceeds most: what one of
+        the items bears, or what is left for overheads.
         """
-        best, split = LEAST_EXCESS, None
-        taken = np.where(case.prices > LEAST_PRICE, case.upper / self._items.capacity, case.taken)
+        excess, parts = LEAST_EXCESS, None
+        whole = self._items.capacity
+        taken = np.where(case.prices > LEAST_PRICE, case.upper / whole, case.taken)
         for resource in self._fragile.tolist():
-            reach = min(taken[resource] * self._items.capacity[resource], case.upper[resource])
+            reach = min(taken[resource] * whole[resource], case.upper[resource])
             borne = self.borne[case.items, resource]
             levels = np.unique(borne[borne < reach])
-            if not len(levels):
-                continue
-            level = int(levels[len(levels) // 2])
-            if 1 - level / reach > best:
-                best, split = 1 - level / reach, (resource, level)
-        backend = -1
-        for number in case.open:
-            gain = case.prices[0] * self._items.overhead[number] / self._items.capacity[0] / goal
-            if gain > best:
-                best, backend = gain, number
-        if split is None and backend < 0:
+            if len(levels) and 1 - levels[len(levels) // 2] / reach > excess:
+                level = int(levels[len(levels) // 2])
+                excess, parts = 1 - level / reach, self._by_level(case, resource, level)
+        for backend in case.open:
+            share = case.prices[0] * self._items.overhead[backend] / whole[0] / goal
+            if share > excess:
+                excess, parts = share, self._by_backend(case, backend)
+        if parts is None:
             return None
-        parts = self._by_backend(case, backend) if backend >= 0 else self._by_level(case, *split)
         relaxed = [self._relaxed(part, value, most, goal, STEPS) for part in parts]
         return [part for part in relaxed if part is not None]
 
@@ -241,10 +240,10 @@ class Cases:
         if not len(case.items):
             return None
         upper = np.minimum(case.upper, self.borne[case.items].max(axis=0))
-        capacity = upper / items.capacity
+        capacity = np.maximum(upper / items.capacity, NOTHING)
         for backend in case.present:
             capacity[0] -= items.overhead[backend] / items.capacity[0]
-        if capacity[0] <= 0:
+        if capacity[0] <= NOTHING:
             return None
         prices, taken, regret = case.prices.copy(), np.empty(len(capacity)), np.empty(len(case.items))
         bound = relax(case.items, items.model, most, self._per_model, value, self._share, capacity, prices, goal,

@@ -3,7 +3,8 @@
 A device's rules come as resources. What the residents use of resource r stays within `capacity[r]`, and within
 `limit[i, r]` of each resident i: one that bears little is fragile (Clautiaux, Dell'Amico, Iori and Khanafer, Lower
 and upper bounds for the bin packing problem with fragile objects, 2014). A backend's overhead is paid in resource 0
-by its first resident. Of a model, `per_model` replicas may stand here, in any of its choices.
+by its first resident. Of a model, `per_model` replicas may stand here, in any of its choices, `most` of each and no
+more than `most` of any: a plan without needless replicas has no others.
 
 The bound is Dantzig's for the linear relaxation of the multiple-choice knapsack (Sinha and Zoltners, 1979) over one
 weighted sum of all resources: any weights >= 0 make it valid, good ones are searched for before the branching.
@@ -24,7 +25,7 @@ DEEPEST = 200
 TRIES_PER_NODE = 32
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _fits(i: int, use: Ints, room: Ints, limit: Ints, used: Ints, extra: int) -> bool:
     """Whether item i, paying `extra` of resource 0, may join: `room` is the tightest limit of the residents."""
     for r in range(used.shape[0]):
@@ -34,7 +35,7 @@ def _fits(i: int, use: Ints, room: Ints, limit: Ints, used: Ints, extra: int) ->
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _bound(
     start: int, place: int, goal: float, use: Ints, used: Ints, room: Ints, capacity: Ints, weights: Floats,
     rank: Ints, step_value: Floats, step_weight: Floats, copies: Ints, item: Ints,
@@ -67,11 +68,11 @@ def _bound(
     return found
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _branch(
-    seed: int, nodes: int, floor: float, slack: float, use: Ints, limit: Ints, capacity: Ints, model: Ints, backend: Ints,
-    overhead: Ints, most: Ints, per_model: int, value: Floats, weights: Floats, first: Ints, options: Ints,
-    rank: Ints, step_value: Floats, step_weight: Floats, copies: Ints, item: Ints, places: Ints,
+    seed: int, nodes: int, floor: float, slack: float, use: Ints, limit: Ints, capacity: Ints, model: Ints,
+    backend: Ints, overhead: Ints, most: Ints, per_model: int, value: Floats, weights: Floats, first: Ints,
+    options: Ints, rank: Ints, step_value: Floats, step_weight: Floats, copies: Ints, item: Ints, places: Ints,
     found: Ints, worth: Floats, kept: int, ring: int,
 ) -> tuple[int, float]:  # fmt: skip
     """Depth first over the models by rank, from an empty device or one that carries `seed`.
@@ -86,7 +87,10 @@ def _branch(
     room = np.empty((deepest + 1, resources), np.int64)
     for r in range(resources):
         room[0, r] = capacity[r]
-    stack, number = np.empty(deepest, np.int64), np.zeros(models, np.int64)
+    stack, number, of_item = np.empty(deepest, np.int64), np.zeros(models, np.int64), np.zeros(model.shape[0], np.int64)
+    most_of_model = np.zeros(models, np.int64)
+    for i in options:
+        most_of_model[model[i]] = max(most_of_model[model[i]], min(per_model, most[i]))
     at_rank, at_option = np.zeros(deepest + 1, np.int64), np.zeros(deepest + 1, np.int64)
     fresh, ceiling = np.ones(deepest + 1, np.bool_), np.full(deepest + 1, np.inf)
     base, depth, now, best, improvements, visited, tried = 0, 0, 0.0, floor, 0, 0, 0
@@ -98,6 +102,7 @@ def _branch(
         used[0] += extra
         paid[backend[seed]] += 1
         number[model[seed]] += 1
+        of_item[seed] += 1
         stack[0], depth, base, now = seed, 1, 1, value[seed]
         if now > best:
             best = now
@@ -111,9 +116,10 @@ def _branch(
             go_back = r >= groups
         if not go_back and fresh[depth]:
             fresh[depth] = False
-            ceiling[depth] = now + _bound(r, places[r], best * (1 + slack) - now + EPSILON, use, used, room[depth], capacity,
-                                          weights, rank, step_value, step_weight, copies, item)  # fmt: skip
-            go_back = ceiling[depth] <= best * (1 + slack) + EPSILON
+            goal = best * (1 + slack) + EPSILON
+            ceiling[depth] = now + _bound(r, places[r], goal - now, use, used, room[depth], capacity, weights,
+                                          rank, step_value, step_weight, copies, item)  # fmt: skip
+            go_back = ceiling[depth] <= goal
         if go_back:
             if visited > nodes or depth >= deepest or depth == base:
                 break
@@ -125,6 +131,7 @@ def _branch(
             if paid[backend[i]] == 0:
                 used[0] -= overhead[backend[i]]
             number[model[i]] -= 1
+            of_item[i] -= 1
             now -= value[i]
             continue
         o = at_option[depth]
@@ -133,7 +140,8 @@ def _branch(
         if o + 1 >= first[r + 1]:
             at_rank[depth] = r + 1
         extra = overhead[backend[i]] if paid[backend[i]] == 0 else 0
-        if number[model[i]] >= min(per_model, most[i]) or not _fits(i, use, room[depth], limit, used, extra):
+        full = number[model[i]] >= most_of_model[model[i]] or of_item[i] >= most[i]
+        if full or not _fits(i, use, room[depth], limit, used, extra):
             tried += 1  # what does not fit is not in the bound either, so that one stands
             visited += tried % TRIES_PER_NODE == 0
             continue
@@ -145,6 +153,7 @@ def _branch(
         used[0] += extra
         paid[backend[i]] += 1
         number[model[i]] += 1
+        of_item[i] += 1
         now += value[i]
         stack[depth] = i
         depth += 1
@@ -169,7 +178,7 @@ def _branch(
     return min(improvements, ring), bound
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def search(
     use: Ints, limit: Ints, capacity: Ints, model: Ints, backend: Ints, overhead: Ints, most: Ints, per_model: int,
     value: Floats, weights: Floats, first: Ints, options: Ints, rank: Ints, step_value: Floats, step_weight: Floats,
@@ -181,8 +190,8 @@ def search(
     One search of `nodes` nodes from the empty device, which gives the bound, and one of `nodes_of_seed` from each
     of `seeds`. Rows of `found` [IMPROVEMENTS_KEPT + seeds, depth] are items ended by -1, `worth` is theirs.
     """
-    kept, bound = _branch(-1, nodes, floor, slack, use, limit, capacity, model, backend, overhead, most, per_model, value,
-                          weights, first, options, rank, step_value, step_weight, copies, item, places,
+    kept, bound = _branch(-1, nodes, floor, slack, use, limit, capacity, model, backend, overhead, most, per_model,
+                          value, weights, first, options, rank, step_value, step_weight, copies, item, places,
                           found, worth, 0, IMPROVEMENTS_KEPT)  # fmt: skip
     for s in range(seeds.shape[0]):
         kept += _branch(seeds[s], nodes_of_seed, floor, slack, use, limit, capacity, model, backend, overhead, most,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -47,6 +49,7 @@ class Pricer:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
+        self._threads = ThreadPoolExecutor(min(len(instance.items), os.cpu_count() or 1) or 1)
         self._cases = [Cases(items, instance.per_model) for items in instance.items]
 
     def price(
@@ -56,10 +59,14 @@ class Pricer:
         groups = self._instance.groups
         single = {g.kinds[0]: goals[place] for place, g in enumerate(groups) if len(g.kinds) == 1}
         shared = {kind for group in groups if len(group.kinds) > 1 for kind in group.kinds}
-        found: dict[int, tuple[list[tuple[Content, float]], float]] = {}
-        for kind in range(len(self._instance.items)):
+        kinds = range(len(self._instance.items))
+        rngs = rng.spawn(len(kinds))
+
+        def priced(kind: int) -> tuple[list[tuple[Content, float]], float]:
             floor = 0.0 if kind in shared else max(0.0, float(single[kind]))
-            found[kind] = self._kind(kind, values[kind], most[kind], floor, effort, rng)
+            return self._kind(kind, values[kind], most[kind], floor, effort, rngs[kind])
+
+        found = list(self._threads.map(priced, kinds)) if len(kinds) > 1 else [priced(kind) for kind in kinds]
         columns: list[tuple[Column, float]] = []
         bound = np.zeros(len(groups))
         for place, group in enumerate(groups):

@@ -37,7 +37,7 @@ def rank(items: Ints, model: Ints, most: Ints, value: Floats, weight: Floats, pr
     return Ranking(*_ranked(items, model, most, value, weight, price))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _ranked(
     items: Ints, model: Ints, most: Ints, value: Floats, weight: Floats, price: float
 ) -> tuple[Ints, Ints, Ints, Floats, Floats, Ints, Ints, Ints]:  # fmt: skip
@@ -85,7 +85,7 @@ def _ranked(
     return first, options, ranks[by], step_value[by], step_weight[by], copies_of[by], item[by], places
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _hulls(
     first: Ints, by_model: Ints, value: Floats, weight: Floats, kept: Ints, step_value: Floats, step_weight: Floats
 ) -> int:

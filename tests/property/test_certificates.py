@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from planner.domain.certificate import Decision, Leaf, Proof, RowDual, RowKind
 from planner.domain.device_value import most_valuable
+from planner.domain.limits import limits_of
 from planner.domain.layout import Layout
 from planner.domain.objectives import integer_value
 from planner.domain.plan import Placement
@@ -35,7 +36,7 @@ def test_the_best_value_of_a_device_is_that_of_brute_force(subject: Problem, dat
         if device is None:
             continue
         contents = device_contents(subject, device)
-        best = max(sum(values[o.id] for o in row) for row in contents if _within_maximum(subject, row))
+        best = max(sum(values[o.id] for o in row) for row in contents if _of_use(subject, each.name, row))
         room = room_of(subject, each)
         found = most_valuable(room, values, above=0, node_limit=NODES)
         assert found.value == best == sum(values[name] for name in found.content)
@@ -47,10 +48,24 @@ def test_the_best_value_of_a_device_is_that_of_brute_force(subject: Problem, dat
             assert Counter(some.content) in [Counter(o.id for o in row) for row in contents]
 
 
-def _within_maximum(subject: Problem, row: Sequence[Option]) -> bool:
-    counts = Counter(o.model for o in row)
-    most = {m.name: m.replicas_max for m in subject.models}
-    return all((limit := most[name]) is None or count <= limit for name, count in counts.items())
+def _of_use(subject: Problem, kind_name: str, row: Sequence[Option]) -> bool:
+    """No model has more replicas than it may have, or than could be of use."""
+    usable = [o for o in subject.options if o.kind == kind_name and limits_of(subject, o) is not None]
+    useful = {o.id: _most_useful(subject, o) for o in usable}
+    models, options = Counter(o.model for o in row), Counter(o.id for o in row)
+    return all(count <= useful[name] for name, count in options.items()) and all(
+        count <= max(useful[o.id] for o in usable if o.model == name)
+        and ((most := subject.model_by_name[name].replicas_max) is None or count <= most)
+        for name, count in models.items()
+    )
+
+
+def _most_useful(subject: Problem, o: Option) -> int:
+    demanded = subject.model_by_name[o.model]
+    number = demanded.replicas_min
+    while number * o.capacity_mrps < demanded.peak_mrps:
+        number += 1
+    return number
 
 
 @settings(max_examples=60, deadline=None)
@@ -65,7 +80,8 @@ def test_many_models_in_many_replicas_are_packed_as_by_dynamic_programming(data:
     ]
     # Values near the sizes, as duals are: then bounds do not decide at once.
     values = {o.id: o.memory_bytes * 10 + data.draw(st.integers(0, 12)) for o in options}
-    subject = problem([model(name) for name in sizes], options, kinds=[kind(memory_bytes=100)], max_per_device=most)
+    models = [model(name, demand_mrps=100_000) for name in sizes]
+    subject = problem(models, options, kinds=[kind(memory_bytes=100)], max_per_device=most)
     best = [0] * 101
     for name in sizes:
         own = [o for o in options if o.model == name]

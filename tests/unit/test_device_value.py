@@ -26,7 +26,7 @@ def best(subject: Problem, values: Mapping[str, int], *, above: int = 0, **chang
 
 def world(options: Sequence[Option], device: DeviceKind | None = None, **changes: object) -> Problem:
     """A device of 12 bytes and a model for each option's model."""
-    demand = (1000,) * len(options[0].busy_ppm)
+    demand = (10_000_000,) * len(options[0].busy_ppm)
     models: list[Model] = [model(name, demand) for name in dict.fromkeys(o.model for o in options)]
     return problem(models, options, kinds=[device or kind()], **changes)  # type: ignore[arg-type]
 
@@ -91,7 +91,14 @@ def test_a_model_stands_once_on_a_device_in_whatever_option() -> None:
 
 
 def test_no_more_replicas_than_a_model_may_have_are_counted() -> None:
-    subject = problem([model(replicas_max=2)], [option(memory_bytes=2)], max_per_device=None)
+    subject = problem([model(demand_mrps=9000, replicas_max=2)], [option(memory_bytes=2)], max_per_device=None)
+    assert best(subject, {"m@big": 7}).value == 14
+
+
+def test_no_more_replicas_than_are_of_use_are_counted() -> None:
+    subject = problem([model(demand_mrps=2001)], [option(memory_bytes=2)], max_per_device=None)
+    assert best(subject, {"m@big": 7}).value == 21
+    subject = problem([model(replicas_min=2)], [option(memory_bytes=2)], max_per_device=None)
     assert best(subject, {"m@big": 7}).value == 14
 
 
