@@ -66,6 +66,7 @@ def naive_cpsat(problem: Problem, seconds: float) -> Answer:
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = WORKERS
     solver.parameters.max_time_in_seconds = max(1.0, seconds - (time.monotonic() - started))
+    solver.parameters.catch_sigint_signal = False  # else it takes Ctrl-C away from Python for good
     status = solver.solve(model)
     bound = max(0, ceil(solver.best_objective_bound - 1e-6))
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

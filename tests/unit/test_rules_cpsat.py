@@ -30,6 +30,7 @@ def _may_stand(subject: Problem, rule: AddRule, *counts: dict[str, int]) -> bool
             built.add(count == wanted.get(choice.option.id, 0))
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
+    solver.parameters.catch_sigint_signal = False
     return solver.solve(built) in (cp_model.OPTIMAL, cp_model.FEASIBLE)
 
 
@@ -149,4 +150,6 @@ def test_coefficients_are_divided_but_never_rounded() -> None:
         count = built.new_int_var(0, 9, "")
         at_most(built, [(6 * 2**40, count)], 23 * 2**40)
         built.add(count == wanted)
-        assert (cp_model.CpSolver().solve(built) == cp_model.OPTIMAL) is allowed
+        solver = cp_model.CpSolver()
+        solver.parameters.catch_sigint_signal = False
+        assert (solver.solve(built) == cp_model.OPTIMAL) is allowed
