@@ -22,7 +22,7 @@ from profiler.points import (
 RANKER = ModelFacts(
     name="ranker", path=Path("ranker"), backend="python", max_batch_size=4, queue_delay_us=100, digest="d1"
 )
-REQUEST = MeasureRequest(models=[RANKER], device="cpu-1", cores=1, server_version="2.51")
+REQUEST = MeasureRequest(models=[RANKER], device="cpu-1", server_version="2.51")
 
 
 def sizes(request: MeasureRequest, model: ModelFacts) -> list[tuple[int, int, int | None]]:
