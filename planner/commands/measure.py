@@ -23,10 +23,10 @@ FAILURES_SHOWN = 10
 @click.command("measure", short_help="Measure models on a real Triton server.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--model-repository", type=click.Path(path_type=Path), default=Path("models"), show_default=True)
-@click.option("--device", default="cpu-1", show_default=True, 
+@click.option("--device", default="cpu-1", show_default=True,
               help="What to measure on: cpu-N (N cores), gpu:0, gpu:0:1 (a MIG device), or a GPU's UUID.")  # fmt: skip
 @click.option("--exclusive", is_flag=True, help="Refuse to measure while other processes are on the GPU.")
-@click.option("--cores", metavar="LIST", 
+@click.option("--cores", metavar="LIST",
               help="Cores of the server, e.g. 0 or 0,2-3.  [default: the first ones; all beside a GPU]")  # fmt: skip
 @click.option("--search", type=click.Choice(["grid", "auto"]), default="grid", show_default=True,
               help="grid: every configuration of measure.yaml.")  # fmt: skip
