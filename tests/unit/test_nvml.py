@@ -138,7 +138,7 @@ def test_a_task_that_fails_fails_where_it_was_asked(nvml: Nvml) -> None:
         nvml.run(lambda: 1 // 0)
     with pytest.raises(Unknown, match="nvmlDeviceGetHandleByUUID: Not Found"):
         nvml.run(lambda: nvml.ask((pynvml.nvmlDeviceGetHandleByUUID, "GPU-nobody")))
-    with pytest.raises(NvmlSilent, match="NVML did not answer within 0.05 s"):
+    with pytest.raises(NvmlSilent, match=r"NVML did not answer within 0.05 s"):
         nvml.run(lambda: time.sleep(0.3), 0.05)
     assert nvml.run(lambda: 1) == 1
 
@@ -153,9 +153,9 @@ def test_a_lost_gpu_is_an_error_and_not_a_figure(nvml: Nvml, gpus_here: Simulate
     lost, split, *_ = find_gpus(nvml)
     assert "GPU is lost" in str(lost.unusable)
     assert split.unusable is None
-    with pytest.raises(DeviceError, match="--device gpu:0: .*GPU is lost"):
+    with pytest.raises(DeviceError, match=r"--device gpu:0: .*GPU is lost"):
         find_gpu(nvml, "gpu:0")
-    with pytest.raises(DeviceError, match="GPU GPU-nobody: .*Not Found"):
+    with pytest.raises(DeviceError, match=r"GPU GPU-nobody: .*Not Found"):
         GpuReader(nvml, "GPU-nobody")
 
 
@@ -210,7 +210,7 @@ def test_a_library_that_knows_neither_mig_nor_limits_still_lists(nvml: Nvml, gpu
 
 def test_no_list_is_an_error(nvml: Nvml, gpus_here: SimulatedNvml) -> None:
     gpus_here.show(ONE_GPU, "answer nvmlDeviceGetCount_v2 999")
-    with pytest.raises(DeviceError, match="does not list the GPUs .*nvmlDeviceGetCount: Unknown Error"):
+    with pytest.raises(DeviceError, match=r"does not list the GPUs .*nvmlDeviceGetCount: Unknown Error"):
         find_gpus(nvml)
 
 
