@@ -53,7 +53,7 @@ class SimulatedNvml:
 
     def show(self, *lines: str) -> None:
         unfinished = self._orders.with_suffix(".unfinished")
-        unfinished.write_text("".join(f"{line}\n" for line in lines))
+        unfinished.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
         unfinished.replace(self._orders)
 
 

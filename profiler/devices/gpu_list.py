@@ -52,11 +52,6 @@ class GpuFacts:
     unknown: dict[str, str] = field(default_factory=dict)
 
 
-def is_gpu_spec(text: str) -> bool:
-    """Whether a device's name is that of a GPU of this machine, not of a type."""
-    return bool(_BY_INDEX.fullmatch(text) or _BY_UUID.fullmatch(text)) or text.lower().startswith("gpu:")
-
-
 def find_gpus(nvml: Nvml) -> list[GpuFacts]:
     """Every GPU that NVML sees, each followed by its MIG devices; DeviceError where NVML tells nothing."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pynvml
@@ -59,10 +59,11 @@ class GpuReader:
 
     def read(self) -> Reading:
         """Never waits longer than NVML's deadline; DeviceError where the GPU is lost."""
-        reading = Reading()
+        filled = reading = Reading()
         try:
-            self._nvml.run(lambda: self._fill(reading))
+            self._nvml.run(lambda: self._fill(filled))
         except NvmlSilent as silence:
+            reading = replace(filled)  # an answer that still comes is not of now
             for name in Reading.__slots__:
                 if getattr(reading, name) is None:
                     self.unknown[name] = str(silence)

@@ -116,6 +116,10 @@ class Nvml:
                 refusals.append(f"{name}: {error}")
             except pynvml.NVMLLibraryMismatchError:
                 refusals.append(f"{name}: Function Not Found")
+            except NvmlSilent:
+                raise
+            except Exception as error:  # noqa: BLE001 - no figure is worth a sweep, whatever pynvml stumbles over
+                refusals.append(f"{name}: {error!r}")
         raise Unknown("; ".join(refusals))
 
     def _call(self, name: str, function: Callable[..., Any], arguments: list[Any]) -> Any:

@@ -208,6 +208,13 @@ def test_a_library_that_knows_neither_mig_nor_limits_still_lists(nvml: Nvml, gpu
     assert gpu.unknown["power_limit_watts"] == "nvmlDeviceGetEnforcedPowerLimit: Not Supported"
 
 
+def test_what_pynvml_itself_stumbles_over_is_unknown_too(nvml: Nvml, gpus_here: SimulatedNvml) -> None:
+    gpus_here.show(ONE_GPU.replace("NVIDIA", "\udcff"))  # a name that is no UTF-8
+    [gpu] = find_gpus(nvml)
+    assert "nvmlDeviceGetName: UnicodeDecodeError" in str(gpu.unusable)
+    assert unknown_in(GpuReader(nvml, A100).read()) == set()
+
+
 def test_no_list_is_an_error(nvml: Nvml, gpus_here: SimulatedNvml) -> None:
     gpus_here.show(ONE_GPU, "answer nvmlDeviceGetCount_v2 999")
     with pytest.raises(DeviceError, match=r"does not list the GPUs .*nvmlDeviceGetCount: Unknown Error"):
