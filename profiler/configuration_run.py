@@ -8,6 +8,7 @@ from typing import Self
 
 from planner.domain.profile import Measurement, ProfileRow
 from planner.domain.serving import LoadMode, LoadSpec, Server
+from planner.errors import ServerError
 from profiler.points import Configuration, LoadPoint, MeasureRequest, ModelFacts
 from profiler.running import RunningModels, Tools
 from profiler.triton_statistics import statistics_delta
@@ -35,7 +36,7 @@ class ConfigurationRun:
         self._tools = tools
         self._paid_once_bytes = paid_once_bytes
         self._running: RunningModels | None = None
-        self._cold_bytes = 0
+        self._cold_bytes: int | None = None
         self.model = model
         self.configuration = configuration
         self.expected_rps = 0.0
@@ -56,7 +57,7 @@ class ConfigurationRun:
     def start(self) -> RunningModels:
         """The server with the model loaded and warm, on the first call started and warmed up."""
         if self._running is None:
-            running = RunningModels(self._request, self._tools, {self.model: self.configuration})
+            running = RunningModels(self._tools, {self.model: self.configuration})
             try:
                 self._cold_bytes = running.memory_bytes()
                 self._warm_up(running.server)
@@ -101,7 +102,12 @@ class ConfigurationRun:
         load = self._tools.load_generator
         before = running.server.statistics(self.model.name)
         spec = self._spec(point.mode, seconds, concurrency=point.concurrency, rate_rps=point.rate_rps)
-        [result] = load.run(running.server, [spec])
+        try:
+            [result] = load.run(running.server, [spec])
+        except ServerError:
+            running.sampler.check()  # a lost device explains more than the server's words about it
+            raise
+        running.sampler.check()
         after = running.server.statistics(self.model.name)
         # the built-in generator says when its window was; perf_analyzer does not
         times: tuple[float, float] | None = getattr(load, "window", None)

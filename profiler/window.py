@@ -10,19 +10,20 @@ from planner.domain.profile import ProfileRow
 from planner.domain.serving import LoadMode, LoadResult
 from planner.domain.statistics import percentile_or_none
 from planner.domain.workload import PERCENTILES
-from profiler.devices.cpu import Usage
+from profiler.devices.base import Usage
 from profiler.points import LoadPoint
 from profiler.stability import Stability, stability_closed, stability_open, throughput_interval
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one load point's window showed. `peak_bytes` is the server's peak since its start."""
+    """What one load point's window showed. `peak_bytes` is the server's peak since its start.
+    None: unknown."""
 
     point: LoadPoint
     result: LoadResult
     usage: Usage
-    peak_bytes: int
+    peak_bytes: int | None
     statistics: Mapping[str, Any]
 
     @property
@@ -33,18 +34,10 @@ class Window:
         return stability_open(result.sent_s, result.latency_s, result.seconds, result.offered, result.failed)
 
     def samples(self) -> dict[str, tuple[float, ...]]:
-        """The raw series: times since the window's start (load) or the first sample (memory and CPU)."""
-        memory, cpu = self.usage.memory_bytes, self.usage.cpu_s
-        return {
-            "sent_s": self.result.sent_s,
-            "latency_s": self.result.latency_s,
-            "memory_time_s": tuple(time_s - memory[0][0] for time_s, _ in memory),
-            "memory_bytes": tuple(float(size) for _, size in memory),
-            "cpu_time_s": tuple(time_s - cpu[0][0] for time_s, _ in cpu),
-            "cpu_s": tuple(cpu_s - cpu[0][1] for _, cpu_s in cpu),
-        }
+        """The raw series: times since the window's start (load) or the series' first sample (device)."""
+        return {"sent_s": self.result.sent_s, "latency_s": self.result.latency_s, **self.usage.samples()}
 
-    def fill(self, row: ProfileRow, *, paid_once_bytes: int, cold_bytes: int) -> ProfileRow:
+    def fill(self, row: ProfileRow, *, paid_once_bytes: int, cold_bytes: int | None) -> ProfileRow:
         """The row of its configuration and load with what was measured. `paid_once_bytes` is the memory of
         server and backend, which is not the replica's."""
         latency_s = self.result.latency_s
@@ -58,9 +51,10 @@ class Window:
             latency_p90_ms=p90_ms,
             latency_p95_ms=p95_ms,
             latency_p99_ms=p99_ms,
-            memory_bytes=max(0, self.peak_bytes - paid_once_bytes),
-            memory_cold_bytes=max(0, cold_bytes - paid_once_bytes),
+            memory_bytes=_of_replica(self.peak_bytes, paid_once_bytes),
+            memory_cold_bytes=_of_replica(cold_bytes, paid_once_bytes),
             busy=self.usage.busy,
+            power_watts=self.usage.power_watts,
             executed_batch_mean=self.statistics["executed_batch_mean"],
             stable=stability.stable,
             failed=self.result.failed,
@@ -81,6 +75,8 @@ class Window:
             "unstable": self.stability.reason,
             "throughput_interval_rps": list(throughput_interval(completed, result.seconds)),
             "percentiles_absent": [reason for reason in reasons if reason],
+            "warnings": list(self.usage.warnings()),
+            **self.usage.remarks(),
         }
 
     def _served_rps(self, stability: Stability) -> float:
@@ -91,6 +87,10 @@ class Window:
             pairs = zip(result.sent_s, result.latency_s, strict=True)
             answered = sum(sent + latency < result.seconds for sent, latency in pairs)
         return answered / result.seconds
+
+
+def _of_replica(used_bytes: int | None, paid_once_bytes: int) -> int | None:
+    return None if used_bytes is None else max(0, used_bytes - paid_once_bytes)
 
 
 def _percentile_ms(latency_s: tuple[float, ...], percent: int) -> float | None:

@@ -23,8 +23,11 @@ FAILURES_SHOWN = 10
 @click.command("measure", short_help="Measure models on a real Triton server.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--model-repository", type=click.Path(path_type=Path), default=Path("models"), show_default=True)
-@click.option("--device", default="cpu-1", show_default=True, help="The device type to measure on: cpu-N, N cores.")
-@click.option("--cores", metavar="LIST", help="Cores of the CPU device, e.g. 0 or 0,2-3.  [default: the first]")
+@click.option("--device", default="cpu-1", show_default=True,
+              help="What to measure on: cpu-N (N cores), gpu:0, gpu:0:1 (a MIG device), or a GPU's UUID.")  # fmt: skip
+@click.option("--exclusive", is_flag=True, help="Refuse to measure while other processes are on the GPU.")
+@click.option("--cores", metavar="LIST",
+              help="Cores of the server, e.g. 0 or 0,2-3.  [default: the first ones; all beside a GPU]")  # fmt: skip
 @click.option("--search", type=click.Choice(["grid", "auto"]), default="grid", show_default=True,
               help="grid: every configuration of measure.yaml.")  # fmt: skip
 @click.option("--config", type=click.Path(path_type=Path), help="What to sweep.  [default: measure.yaml]")
@@ -68,7 +71,7 @@ def _request(options: dict[str, Any]) -> SweepRequest:
         cores=parse_cores(options["cores"]) if options["cores"] else (),
         budget_s=None if budget is None else parse_duration(budget, where="--budget"),
         **{name: options[name] for name in
-           ("model_repository", "device", "config", "workload", "fresh", "store", "triton_server")},
+           ("model_repository", "device", "exclusive", "config", "workload", "fresh", "store", "triton_server")},
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from planner.domain.profile import SERVER_ROW, Measurement, ProfileRow
 from planner.domain.serving import LoadMode, LoadResult, LoadSpec, Server
 from planner.emit import config_pbtxt
 from planner.errors import InputError
+from profiler.devices.cpu import CpuDevice
 from profiler.environment import environment
 from profiler.load.builtin import BuiltinLoadGenerator
 from profiler.measure import MeasureReporter, MeasureSummary, measure
@@ -66,13 +67,12 @@ class Bench:
         return LocalTriton.start(self._triton, repository, cores=self._cores[:1], log_path=self._log)
 
     def tools(self, during: Callable[[Server, LoadSpec], None] = lambda server, spec: None) -> Tools:
-        return Tools(self.start_server, WatchedLoad(self._cores[-1:], during), write_repository)
+        return Tools(self.start_server, WatchedLoad(self._cores[-1:], during), write_repository, CpuDevice(1))
 
     def request(self, *models: ModelFacts, **changes: object) -> MeasureRequest:
         few = MeasureRequest(
             models=models,
             device="cpu-1",
-            cores=1,
             server_version="2.51.0",
             instances=(1,),
             max_batch_sizes=(4,),

@@ -132,7 +132,8 @@ def test_a_model_that_does_not_load_is_told_with_triton_s_words_and_the_others_g
     [
         (["file_tipe"], "model 'file_tipe' is not in models; there are file_type"),
         (["--model-repository", "nowhere"], "--model-repository nowhere: no such folder"),
-        (["--device", "gpu:0"], "--device 'gpu:0': this version measures CPU devices"),
+        (["--device", "A100-80"], "--device 'A100-80': a GPU of this machine is named by its place or its UUID"),
+        (["--exclusive"], "--exclusive is for GPUs, and --device cpu-1 is none"),
         (["--device", "cpu-999"], "cpu-999 needs 999 cores"),
         (["--cores", "0,9999"], "--cores 0, 9999: cpu-1 has 1 cores, 2 are named"),
         (["--cores", "9999"], "core 9999 is not among the cores"),
