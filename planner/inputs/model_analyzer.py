@@ -15,11 +15,10 @@ from planner.domain.serving import LoadMode
 from planner.errors import InputError, NotFoundError
 from planner.inputs.catalogue import catalogue, resolve_type
 from planner.inputs.checkpoint_file import Checkpoint, Client, Measured, ModelConfig, Variant, read_checkpoint_file
-from planner.inputs.imported import ImportedPoint
+from planner.inputs.imported import ImportedPoint, is_overloaded, knee_note, mark_past_the_knee
 from planner.inputs.memory_law import BackendOverhead, MemoryLaw, backend_overhead, fit, replica_bytes
 
 MB = 1_000_000
-OVERLOADED_BELOW = 0.95
 ENSEMBLE = "ensemble"
 
 _BACKEND_OF_PLATFORM = {
@@ -58,6 +57,17 @@ class _Point:
     row: ProfileRow
     statistics: Mapping[str, object]
     used_bytes: float | None
+
+    def imported(self, memory_bytes: int | None) -> ImportedPoint:
+        return ImportedPoint(replace(self.row, memory_bytes=memory_bytes), self.statistics)
+
+
+def looks_like_checkpoint(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    except OSError:
+        return False
 
 
 def read_checkpoint(path: Path) -> ImportedCheckpoint:
@@ -175,7 +185,7 @@ def _load(shape: ProfileRow, client: Client) -> ProfileRow:
         latency_p90_ms=metrics.get("perf_latency_p90"),
         latency_p95_ms=metrics.get("perf_latency_p95"),
         latency_p99_ms=metrics.get("perf_latency_p99"),
-        stable=offered is None or rate_rps >= OVERLOADED_BELOW * offered,
+        stable=not is_overloaded(offered, rate_rps),
     )
 
 
@@ -191,7 +201,7 @@ def _with_memory(
     laws: list[MemoryLaw] = []
     if base_bytes is None:
         notes.append("no server-only reading: memory is not known, each replica will take a whole device")
-        found = list(points)
+        found = [point.imported(None) for point in points]
         overheads: list[BackendOverhead] = []
     else:
         laws = [law for law in _laws(points, base_bytes) if law is not None]
@@ -201,18 +211,15 @@ def _with_memory(
         unknown = sum(p.row.memory_bytes is None for p in found)
         if unknown:
             notes.append(f"{unknown} of {len(points)} points have no memory reading: it is not known there")
-    found, past = _mark_past_the_knee(found)
+    found, past = mark_past_the_knee(found)
     if past:
-        notes.append(
-            f"{past} of {len(points)} points lie past the knee (less rate at more load): kept, never planned with"
-        )
+        notes.append(knee_note(past, len(points)))
     if all(p.row.request_batch_size == 1 and p.row.queue_delay_us is None for p in points):
         notes.append(
             "all requests had batch size 1 without dynamic batching: memory at larger batches is not in these readings"
         )
     once = [] if base_bytes is None else [ImportedPoint(row) for row in _overhead_rows(device, base_bytes, overheads)]
-    imported = (*once, *(ImportedPoint(p.row, p.statistics) for p in found))
-    return ImportedCheckpoint(points=imported, laws=tuple(laws), overheads=tuple(overheads), notes=tuple(notes))
+    return ImportedCheckpoint(points=(*once, *found), laws=tuple(laws), overheads=tuple(overheads), notes=tuple(notes))
 
 
 def _laws(points: Sequence[_Point], base_bytes: float) -> Iterator[MemoryLaw | None]:
@@ -246,7 +253,7 @@ def _overhead_rows(device: str, base_bytes: float, overheads: Iterable[BackendOv
 
 def _with_replica_memory(
     points: Sequence[_Point], base_bytes: float, laws: Sequence[MemoryLaw], overheads: Sequence[BackendOverhead]
-) -> list[_Point]:
+) -> list[ImportedPoint]:
     law_of = {law.model: law for law in laws}
     overhead_of = {overhead.backend: overhead.overhead_bytes for overhead in overheads}
     hottest: dict[object, float] = {}
@@ -259,29 +266,6 @@ def _with_replica_memory(
         reading = hottest.get(row.configuration)
         if reading is None:
             return None
-        return replica_bytes(
-            law_of.get(row.model), row.instances, reading, base_bytes, overhead_of.get(row.backend, 0)
-        )
+        return replica_bytes(law_of.get(row.model), row.instances, reading, base_bytes, overhead_of.get(row.backend, 0))
 
-    return [replace(point, row=replace(point.row, memory_bytes=memory_bytes(point.row))) for point in points]
-
-
-def _mark_past_the_knee(points: Sequence[_Point]) -> tuple[list[_Point], int]:
-    """Points with less rate than a point of the same configuration at less load are not stable."""
-    groups: dict[object, list[_Point]] = {}
-    for point in points:
-        groups.setdefault((point.row.configuration, point.row.load), []).append(point)
-    marked: list[_Point] = []
-    for group in groups.values():
-        for point in sorted(group, key=lambda p: _load_level(p.row)):
-            row = point.row
-            past = any(
-                _load_level(other.row) < _load_level(row) and (other.row.rate_rps or 0.0) > (row.rate_rps or 0.0)
-                for other in group
-            )
-            marked.append(replace(point, row=replace(row, stable=row.stable and not past)))
-    return marked, sum(not point.row.stable for point in marked)
-
-
-def _load_level(row: ProfileRow) -> float:
-    return row.concurrency or row.offered_rps or 0.0
+    return [point.imported(memory_bytes(point.row)) for point in points]

@@ -15,7 +15,7 @@ from planner.cli import run
 from planner.domain.profile import ProfileRow
 from planner.errors import NotFoundError
 from planner.inputs.profiles_csv import read_profiles
-from planner.profile_views import compare, points, summaries
+from planner.profile_views.tables import compare, points, summaries
 
 CSV = """\
 model,device,instances,max_batch_size,queue_delay_us,load,concurrency,offered_rps,rate_rps,latency_p99_ms,memory_bytes,stable
