@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from planner.domain.profile import ProfileRow
 from planner.domain.serving import LoadMode
@@ -86,17 +87,14 @@ def _notes(points: Sequence[ImportedPoint], past: int, columns: Sequence[str]) -
         yield f"no {', '.join(missing)} in it: not known"
 
 
-def _lines(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    lines = enumerate(reader, 1)
-    while True:
-        try:
-            line, cells = next(lines)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise InputError(f"{path}: not valid CSV: {error}") from error
-        if any(cell.strip() for cell in cells):
-            yield line, [cell.strip() for cell in cells]
+def _lines(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and cells of csv.reader, without empty lines."""
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, [cell.strip() for cell in cells]
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: not valid CSV: {error}") from error
 
 
 def _require_known(path: Path, columns: Sequence[str]) -> None:

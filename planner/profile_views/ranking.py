@@ -168,10 +168,12 @@ def _ranked(group: Sequence[ProfileRow], bound: LatencyBound | None, usd_per_hou
 
 
 def _best(group: Iterable[ProfileRow], bound: LatencyBound | None) -> ProfileRow | None:
+    """As in planning: where open-loop points tell the percentile, closed ones say nothing about a bound."""
     usable = [row for row in group if row.stable and not row.failed and row.rate_rps]
     if bound is not None:
-        known = [(row, row.percentile_ms(bound.percentile)) for row in usable]
-        usable = [row for row, latency in known if latency is not None and latency <= bound.bound_ms]
+        known = [row for row in usable if row.percentile_ms(bound.percentile) is not None]
+        basis = [row for row in known if row.load is LoadMode.OPEN] or known
+        usable = [row for row in basis if (row.percentile_ms(bound.percentile) or 0.0) <= bound.bound_ms]
     return max(usable, key=lambda row: row.rate_rps or 0.0, default=None)
 
 

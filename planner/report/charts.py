@@ -41,7 +41,8 @@ STYLE = (
     "a{color:var(--hue0)}h3{font-size:15px;margin:22px 0 4px}"
     "figure{margin:8px 0;min-width:0}figcaption{font-weight:600;font-size:13px;margin-bottom:2px}"
     ".chart-frame{min-width:440px;max-width:620px}"
-    "@media print{.charts{grid-template-columns:1fr 1fr}.chart-frame{min-width:0}figure{break-inside:avoid}}"
+    "@media print{.charts{grid-template-columns:1fr}.chart-frame{min-width:0;max-width:460px}figure{break-inside:avoid}"
+    "h3,figcaption{break-after:avoid}}"
 )  # fmt: skip
 
 

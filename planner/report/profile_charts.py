@@ -21,8 +21,8 @@ PART_NAMES = ("queue", "compute input", "compute infer", "compute output", "netw
 PART_HUES = ("hue2", "hue1", "hue0", "hue4", "once")
 
 
-def model_charts(subject: ModelOn, best: Ranked) -> Html:
-    pictures = [_throughput_chart(subject, best), _memory_chart(subject), _breakdown_chart(subject, best)]
+def model_charts(subject: ModelOn, focus: Ranked) -> Html:
+    pictures = [_throughput_chart(subject, focus), _memory_chart(subject), _breakdown_chart(subject, focus)]
     return Html(f'<div class="charts">{"".join(pictures)}</div>')
 
 
@@ -30,19 +30,19 @@ def _missing(caption: str, why: str) -> Html:
     return joined([Html("<figure>"), element("figcaption", caption), element("p", why), Html("</figure>")])
 
 
-def _throughput_chart(subject: ModelOn, best: Ranked) -> Html:
-    percentile = _percentile_known(subject, best)
+def _throughput_chart(subject: ModelOn, focus: Ranked) -> Html:
+    percentile = _percentile_known(subject, focus)
     name = f"p{percentile} latency" if percentile else "mean latency"
     caption = f"{name if percentile else name.capitalize()} against throughput"
 
     def latency(row: ProfileRow) -> float | None:
         return row.percentile_ms(percentile) if percentile else row.latency_mean_ms
 
-    chosen = _highlighted(subject, best)
+    chosen = _highlighted(subject, focus)
     series: list[Series] = []
     for place, configuration in enumerate(chosen):
-        label = f"{configuration.label}, recommended" if configuration == best else configuration.label
-        series.extend(_curves(subject, configuration, label, f"hue{place}", latency, strong=configuration == best))
+        label = f"{configuration.label}, recommended" if configuration == subject.best else configuration.label
+        series.extend(_curves(subject, configuration, label, f"hue{place}", latency, strong=configuration == focus))
     others = [r for r in subject.ranked if r not in chosen]
     cloud = [dot for r in others for one in _curves(subject, r, "", "other", latency) for dot in one.dots]
     if cloud:
@@ -63,7 +63,7 @@ def _throughput_chart(subject: ModelOn, best: Ranked) -> Html:
     what = f"Line chart of {name} in ms over inferences per second, {counted(len(subject.ranked), 'configuration')}"
     return line_chart(
         caption,
-        f"{what}. {best.label}: {own or 'no stable point'}.",
+        f"{what}. {focus.label}: {own or 'no stable point'}.",
         axis("inferences per second", [dot.x for dot in dots]),
         y,
         series,
@@ -78,22 +78,22 @@ def _hollow(dots: Sequence[Dot], beyond: int) -> str:
     return f"hollow: unstable or past the knee{f', {beyond:,} more are above' if beyond else ''}"
 
 
-def _percentile_known(subject: ModelOn, best: Ranked) -> int | None:
+def _percentile_known(subject: ModelOn, focus: Ranked) -> int | None:
     """The percentile that matters, where most stable points of the recommended configuration have it."""
-    rows = [point.row for point in subject.of(best) if point.row.stable]
-    known = sum(row.percentile_ms(best.percentile) is not None for row in rows)
-    return best.percentile if 2 * known > len(rows) else None
+    rows = [point.row for point in subject.of(focus) if point.row.stable]
+    known = sum(row.percentile_ms(focus.percentile) is not None for row in rows)
+    return focus.percentile if 2 * known > len(rows) else None
 
 
-def _highlighted(subject: ModelOn, best: Ranked) -> list[Ranked]:
+def _highlighted(subject: ModelOn, focus: Ranked) -> list[Ranked]:
     """The recommended configuration and the fastest of each other number of instances; all where they are few."""
     if len(subject.ranked) <= HIGHLIGHTED:
-        return [best, *(r for r in subject.ranked if r != best)]
-    fastest: dict[object, Ranked] = {(best.instances, best.variant): best}
+        return [focus, *(r for r in subject.ranked if r != focus)]
+    fastest: dict[object, Ranked] = {(focus.instances, focus.variant): focus}
     for ranked in subject.ranked:
         fastest.setdefault((ranked.instances, ranked.variant), ranked)
-    others = sorted((r for r in fastest.values() if r != best), key=lambda r: (r.instances, r.label))
-    return [best, *others[: HIGHLIGHTED - 1]]
+    others = sorted((r for r in fastest.values() if r != focus), key=lambda r: (r.instances, r.label))
+    return [focus, *others[: HIGHLIGHTED - 1]]
 
 
 def _curves(
@@ -180,9 +180,9 @@ def _batches(batches: Sequence[int], measured: Collection[int]) -> str:
     return f"max batch {', '.join(map(str, batches))}"
 
 
-def _breakdown_chart(subject: ModelOn, best: Ranked) -> Html:
-    caption = f"Where a request's time goes at {best.label}, by load"
-    known = [point for point in subject.of(best) if len(point.parts_ms) == len(PARTS)]
+def _breakdown_chart(subject: ModelOn, focus: Ranked) -> Html:
+    caption = f"Where a request's time goes at {focus.label}, by load"
+    known = [point for point in subject.of(focus) if len(point.parts_ms) == len(PARTS)]
     if not known:
         return _missing(caption, "The records do not have Triton's times of all four parts.")
     with_rest = all(point.rest_ms is not None for point in known)

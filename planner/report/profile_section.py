@@ -19,11 +19,11 @@ FAILURES_SHOWN = 10
 
 
 def model_section(subject: ModelOn) -> Html:
-    best = subject.best
+    best, focus = subject.best, subject.focus
     heading = Html(f'<h2 id="{subject.anchor}">{escape(f"{subject.model} on {subject.device}")}</h2>')
     parts: list[Html] = [heading, *_recommendation(subject, best)]
-    if best is not None:
-        parts += [model_charts(subject, best), _configurations(subject, best), _load_points(subject, best)]
+    if focus is not None:
+        parts += [model_charts(subject, focus), _configurations(subject, focus), _load_points(subject, focus)]
     parts.extend(_failures(subject))
     return element("section", joined(parts))
 
@@ -63,16 +63,11 @@ def _why_none(subject: ModelOn) -> str:
     bound = subject.bound
     if bound is None:
         return "No stable point was measured."
-    known = [
-        (latency, point.row)
-        for point in subject.finished
-        if point.row.stable and not point.row.failed
-        and (latency := point.row.percentile_ms(bound.percentile)) is not None
-    ]  # fmt: skip
-    if not known:
+    nearest = subject.nearest
+    if nearest is None:
         needed = samples_needed(bound.percentile)
         return f"No stable point has a p{bound.percentile}: it takes {needed:,} requests in one window."
-    latency, row = min(known, key=lambda pair: pair[0])
+    latency, row = nearest
     where = f"{row.variant or f'{row.instances} x {row.max_batch_size}'}, {load_text(row)}"
     return f"No configuration keeps {bound}: {number(latency)} ms at best ({where})."
 
@@ -87,7 +82,7 @@ def _caveats(best: Ranked) -> Iterator[str]:
         yield "An ensemble, measured as a whole: its memory is that of all members, and it is not planned with."
 
 
-def _configurations(subject: ModelOn, best: Ranked) -> Html:
+def _configurations(subject: ModelOn, focus: Ranked) -> Html:
     columns = [
         Column("configuration", number=False),
         Column("inferences/s"),
@@ -99,11 +94,11 @@ def _configurations(subject: ModelOn, best: Ranked) -> Html:
         Column("points"),
     ]
     shown = list(subject.ranked[:CONFIGURATIONS_SHOWN])
-    if best not in shown:
-        shown[-1] = best
+    if focus not in shown:
+        shown[-1] = focus
     rows = [
         (
-            element("strong", f"{r.label}, recommended") if r == best else r.label,
+            element("strong", f"{r.label}, recommended") if r == subject.best else r.label,
             number(r.inferences_per_s),
             "-" if r.inferences_per_s is None else latency_text(r),
             amount(r.memory_bytes),
@@ -126,22 +121,22 @@ def _configurations(subject: ModelOn, best: Ranked) -> Html:
     )
 
 
-def _load_points(subject: ModelOn, best: Ranked) -> Html:
+def _load_points(subject: ModelOn, focus: Ranked) -> Html:
     columns = [
         Column("load", number=False),
         Column("inferences/s"),
         Column("95 %"),
         Column("mean ms"),
-        Column(f"p{best.percentile} ms"),
+        Column(f"p{focus.percentile} ms"),
         Column("95 %"),
         *(Column(f"{name} ms") for name in PART_NAMES[: len(PARTS)]),
         Column("busy"),
         Column("planned", number=False),
     ]
-    found = subject.of(best)
-    rows = [_load_row(point, best.percentile) for point in found]
+    found = subject.of(focus)
+    rows = [_load_row(point, focus.percentile) for point in found]
     kept = [i for i in range(len(columns)) if any(row[i] != "-" for row in rows)]
-    title = f"Load points of {best.label}"
+    title = f"Load points of {focus.label}"
     shown = [tuple(row[i] for i in kept) for row in rows]
     return joined([element("h3", title), table(title, [columns[i] for i in kept], [Group("", shown)])])
 

@@ -36,18 +36,39 @@ class ModelOn:
         """A configuration's points by load: closed loop first."""
         return [point for point in self.finished if configuration.has(point.row)]
 
+    @property
+    def nearest(self) -> tuple[float, ProfileRow] | None:
+        """The stable point that comes nearest to the objective, and its latency in ms."""
+        if self.bound is None:
+            return None
+        known = [
+            (latency, p.row)
+            for p in self.finished
+            if p.row.stable and not p.row.failed and (latency := p.row.percentile_ms(self.bound.percentile)) is not None
+        ]
+        opened = [pair for pair in known if pair[1].load is LoadMode.OPEN]
+        return min(opened or known, key=lambda pair: pair[0], default=None)
+
+    @property
+    def focus(self) -> Ranked | None:
+        """What the pictures are about: the recommended configuration, else the one that comes nearest."""
+        if self.best is not None or not self.finished:
+            return self.best
+        nearest = self.nearest
+        return next((r for r in self.ranked if nearest is not None and r.has(nearest[1])), self.ranked[0])
+
     def mean_curve(self, configuration: Ranked) -> list[tuple[float, float, str]]:
-        """Inferences per second, mean latency in ms, and words, of stable closed-loop points, else of open ones."""
-        for mode in LoadMode:
-            rows = [p.row for p in self.of(configuration) if p.row.load is mode and p.row.stable and not p.row.failed]
-            found = [
-                (row.inferences_per_s, row.latency_mean_ms, f"{self.model}, {load_text(row)}")
-                for row in sorted(rows, key=lambda row: row.rate_rps or 0.0)
-                if row.inferences_per_s and row.latency_mean_ms
-            ]
-            if found:
-                return [(x, y, f"{title}: {number(x)}/s, {number(y)} ms") for x, y, title in found]
-        return []
+        """Inferences per second, mean latency in ms, and words, of stable points: of the loop that has more."""
+        curves = (self._mean_curve(configuration, mode) for mode in LoadMode)
+        return max(curves, key=len)
+
+    def _mean_curve(self, configuration: Ranked, mode: LoadMode) -> list[tuple[float, float, str]]:
+        rows = [p.row for p in self.of(configuration) if p.row.load is mode and p.row.stable and not p.row.failed]
+        return [
+            (x, y, f"{self.model}, {load_text(row)}: {number(x)}/s, {number(y)} ms")
+            for row in sorted(rows, key=lambda row: row.rate_rps or 0.0)
+            if (x := row.inferences_per_s) and (y := row.latency_mean_ms)
+        ]
 
     def doubts(self) -> Iterator[str]:
         finished = self.finished

@@ -84,8 +84,8 @@ def _summary(subjects: Sequence[ModelOn], devices: Sequence[str]) -> Html:
     ]
     key = (
         "Recommended: of the configurations with at least 95 % of the best rate, the one that takes least memory. "
-        "Instances x largest batch. Device time, energy and cost per million inferences; energy is the whole "
-        "device's, its idle power included; cost is that of a device of its own. A dash means not known."
+        "Instances x largest batch (0: no batching). Device time, energy and cost per million inferences; energy is "
+        "the whole device's, its idle power included; cost is that of a device of its own. A dash means not known."
     )
     return section(
         "Recommended configurations",
