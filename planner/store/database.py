@@ -44,7 +44,8 @@ _CREATE_HINT = "fill it with planner measure or planner profiles import"
 def open_store(url: str, *, must_exist: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S) -> ProfileStore:
     """Open or create the store at a URL such as sqlite:///profiles.db (a bare path means SQLite).
 
-    `must_exist`: for reading; a missing store is a NotFoundError, and no file appears.
+    `must_exist`: for reading; a missing store is a NotFoundError, no file appears, and a store of an older
+    version stays as it is. Else it becomes one of this version.
     """
     parsed = _parse(url)
     name = parsed.render_as_string(hide_password=True)
@@ -56,7 +57,7 @@ def open_store(url: str, *, must_exist: bool = False, busy_timeout_s: float = BU
         engine = _server_engine(parsed, name)
     try:
         with _explained(name):
-            version = _prepare(engine, name)
+            version = _prepare(engine, name, upgrade=not must_exist)
     except PlannerError:
         engine.dispose()
         raise
@@ -236,10 +237,10 @@ def _server_engine(url: URL, name: str) -> Engine:
         ) from error
 
 
-def _prepare(engine: Engine, name: str) -> int:
+def _prepare(engine: Engine, name: str, *, upgrade: bool) -> int:
     """Create the tables in an empty database; refuse one that is not ours or of a version not known.
 
-    The version that the tables have then: an older one stays where it may only be read.
+    Returns the version that the tables have then.
     """
     with engine.connect() as connection:
         tables = set(inspect(connection).get_table_names())
@@ -252,7 +253,7 @@ def _prepare(engine: Engine, name: str) -> int:
     version = _version(engine)
     if version not in range(1, SCHEMA_VERSION + 1):
         raise InputError(f"store {name}: schema_version {version} is unknown; this version reads 1 to {SCHEMA_VERSION}")
-    return _upgraded(engine) if version < SCHEMA_VERSION else version
+    return _upgraded(engine) if upgrade and version < SCHEMA_VERSION else version
 
 
 def _version(engine: Engine) -> int:
@@ -261,20 +262,15 @@ def _version(engine: Engine) -> int:
 
 
 def _upgraded(engine: Engine) -> int:
-    try:
-        with engine.connect() as connection:
-            if engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            # Two runs may come here at the same moment: the second one waits, and finds it done.
-            changed = connection.execute(update(store_version).values(schema_version=SCHEMA_VERSION).where(
-                store_version.c.schema_version == 1))  # fmt: skip
-            if changed.rowcount:
-                connection.exec_driver_sql(f"ALTER TABLE measurement ADD COLUMN {ADDED_IN_2} TEXT NOT NULL DEFAULT ''")
-            connection.commit()
-    except DBAPIError as error:
-        if "readonly" not in str(error.orig) and "read-only" not in str(error.orig):
-            raise
-    return _version(engine)
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        # Two runs may come here at the same moment: the second one waits, and finds it done.
+        old = store_version.c.schema_version == 1
+        if connection.execute(update(store_version).where(old).values(schema_version=SCHEMA_VERSION)).rowcount:
+            connection.exec_driver_sql(f"ALTER TABLE measurement ADD COLUMN {ADDED_IN_2} TEXT NOT NULL DEFAULT ''")
+        connection.commit()
+    return SCHEMA_VERSION
 
 
 def _create(engine: Engine) -> None:
