@@ -195,6 +195,9 @@ def test_a_point_keeps_what_is_needed_to_doubt_it(bench: Bench, direction: Model
     assert isinstance(absent, list)
     assert any(reason.startswith("p99 needs 2000 requests") for reason in absent)
     assert point.statistics["inference_count"]
+    parts = [point.statistics[f"{part}_ms"] for part in ("queue", "compute_input", "compute_infer", "compute_output")]
+    assert all(part is not None and part >= 0 for part in parts)
+    assert 0 < sum(parts) <= 1.5 * point.row.latency_mean_ms  # Triton counts the warm-up, too
     assert point.environment["triton"] == "2.51.0"
     assert point.measured_at
 
