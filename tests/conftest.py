@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from planner.errors import SetupError
-from profiler.server.find import TritonInstallation, cache_directory, find_triton, install_wheel
+from profiler.cache import cache_directory
+from profiler.server.find import TritonInstallation, find_triton, install_wheel
 
 BUILD_MODELS = Path(__file__).parent.parent / "examples" / "cpu" / "build_models.py"
 
