@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from planner.errors import ServerError
 
-def statistics_delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+_FIELDS = ("inference_count", "execution_count", "executed_batch_mean", "batches", "queue_ms", "compute_infer_ms")
+
+
+def statistics_delta(before: Mapping[str, Any] | ServerError, after: Mapping[str, Any] | ServerError) -> dict[str, Any]:
     """What Triton counted between two readings of the statistics extension, over all versions.
 
     Times per request in milliseconds (queue, compute_infer), `batches` executed by size, and their mean.
-    The run's own warm-up is part of it.
+    The run's own warm-up is part of it. Where a reading failed all is None, and `unknown` says why.
     """
+    if isinstance(before, ServerError):
+        return _unknown(before)
+    if isinstance(after, ServerError):
+        return _unknown(after)
     old, new = _totals(before), _totals(after)
     delta = {name: new[name] - old.get(name, 0) for name in new}
     batches = {name.removeprefix("batch_"): count for name, count in delta.items() if name.startswith("batch_")}
@@ -23,6 +31,10 @@ def statistics_delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dic
         "batches": {size: count for size, count in batches.items() if count > 0},
         **{f"{part}_ms": _mean_ms(delta, part) for part in ("queue", "compute_infer")},
     }
+
+
+def _unknown(error: ServerError) -> dict[str, Any]:
+    return dict.fromkeys(_FIELDS) | {"unknown": error.message}
 
 
 def _totals(statistics: Mapping[str, Any]) -> dict[str, int]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from planner.domain.profile import ProfileRow
+from planner.domain.serving import LoadGenerator
 from planner.domain.workload import Workload
 from planner.emit import config_pbtxt
-from planner.errors import InputError, NotFoundError
+from planner.errors import InputError, NotFoundError, SetupError
 from planner.inputs import fleet as fleets
 from planner.inputs.catalogue import resolve_type
 from planner.inputs.measure_config import CAPACITY_LEVELS, PLANNED_LEVELS, MeasureConfig, read_measure_config
@@ -22,6 +23,9 @@ from planner.store.database import open_store
 from planner.workflow.cores import CoreShare, share_cores
 from profiler.environment import environment
 from profiler.load.builtin import BuiltinLoadGenerator
+from profiler.load.perf_analyzer import PerfAnalyzerLoadGenerator
+from profiler.load.perf_analyzer_binary import find_perf_analyzer
+from profiler.load.preferred import PreferredLoadGenerator
 from profiler.measure import MeasureReporter, MeasureSummary, measure
 from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
 from profiler.running import Tools
@@ -37,6 +41,7 @@ DEFAULT_FLEET = Path("fleet.yaml")
 class SweepRequest:
     """What the user asked for. `models` empty: those of the configuration, else all. `config`, `workload`
     None: the usual file where there is one. `budget_s` None: the configuration's. `cores` empty: the first ones.
+    `load_generator`: perf_analyzer, builtin, or auto for the first where it runs and the other one elsewhere.
     """
 
     model_repository: Path
@@ -49,6 +54,7 @@ class SweepRequest:
     fresh: bool = False
     store: str = "sqlite:///profiles.db"
     triton_server: Path | None = None
+    load_generator: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
     models = _models(asked, config, reporter)
     workload = _workload(asked.workload, config)
     installation = find_triton(asked.triton_server)
+    load_generator = choose_load_generator(asked.load_generator, share.generator, reporter)
     with tempfile.TemporaryDirectory(prefix="planner-measure-") as scratch:
         server = _LocalServer(installation, share.device, Path(scratch) / "triton.log")
         version = server.version(Path(scratch))
@@ -81,7 +88,7 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
             environment=environment(server_version=version, server_cores=share.device),
             **_sweep(config, workload),
         )
-        tools = Tools(server.start, BuiltinLoadGenerator(share.generator), _write_repository)
+        tools = Tools(server.start, load_generator, _write_repository)
         store = open_store(asked.store)
         try:
             summary = measure(request, store, tools, reporter)
@@ -90,6 +97,21 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
             store.close()
     names = {model.name for model in models}
     return Measured(summary, tuple(row for row in rows if row.is_overhead or row.model in names))
+
+
+def choose_load_generator(choice: str, cores: Sequence[int], reporter: MeasureReporter) -> LoadGenerator:
+    """The generator of that name on these cores. SetupError where perf_analyzer was asked for and does not run."""
+    builtin = BuiltinLoadGenerator(cores)
+    if choice == builtin.name:
+        return builtin
+    try:
+        perf_analyzer = PerfAnalyzerLoadGenerator(find_perf_analyzer(), cores)
+    except SetupError as error:
+        if choice == PerfAnalyzerLoadGenerator.name:
+            raise
+        reporter.note(f"load by the built-in generator: {error.message}; {error.hint}")
+        return builtin
+    return perf_analyzer if choice == perf_analyzer.name else PreferredLoadGenerator(perf_analyzer, builtin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import planner.errors
 from planner.domain.serving import LoadResult, LoadSpec, Server
-from planner.errors import InputError, LoadError, PlannerError, ServerError, TritonExited, TritonUnreachable
+from planner.errors import LoadError, PlannerError, ServerError, TritonExited, TritonUnreachable
 from profiler.environment import package_version
 from profiler.load.child import check_spec, end_group, raise_if_exited
 

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from profiler.load.arrivals import LAG_ALLOWED_S, allowed_lag_s, arrival_generat
 from profiler.load.child import check_spec, end_group, raise_if_exited
 from profiler.load.perf_analyzer_binary import PerfAnalyzerBinary
 from profiler.load.perf_analyzer_report import (
+    CountedWindow,
+    Export,
+    ExportCutOff,
     closed_window,
     delayed_share,
     open_window,
@@ -61,11 +65,12 @@ _SENDERS_MAX = 4
 @dataclass(frozen=True, slots=True)
 class _Run:
     """What one perf_analyzer did. `cpu` is its CPU time over the monotonic clock, `passes_ended` that clock when
-    the last of its windows was seen to end."""
+    the last of its windows was seen to end, `to_monotonic` what that clock is ahead of the system's."""
 
     said: str
     cpu: tuple[tuple[float, float], ...]
     passes_ended: float | None
+    to_monotonic: float
 
     def busy(self, window: tuple[float, float], cores: int) -> float:
         """Its share of the CPU time of `cores` in a window of the monotonic clock."""
@@ -96,6 +101,7 @@ class PerfAnalyzerLoadGenerator:
         self.cores = tuple(cores) if cores else None
         self.deadline_s = deadline_s
         self._slowest_s: dict[str, float] = {}
+        self._not_exportable: set[str] = set()
 
     def run(self, server: Server, specs: Sequence[LoadSpec]) -> list[LoadResult]:
         """See LoadGenerator; also InputError where a model's inputs cannot be made up."""
@@ -124,61 +130,60 @@ class PerfAnalyzerLoadGenerator:
             *("--max-trials", str(_PASSES), "--stability-percentage", "1000000"),
         ]
         values = values_per_request(config, spec.request_batch_size, spec.shapes)
-        if values is not None and values <= EXPORT_VALUES_MAX:
-            return self._exported(server, spec, asked, scratch)
+        if values is not None and values <= EXPORT_VALUES_MAX and spec.model not in self._not_exportable:
+            try:
+                return self._exported(server, spec, asked, scratch)
+            except ExportCutOff:
+                self._not_exportable.add(spec.model)
         return self._summarised(server, spec, asked, scratch)
 
     def _exported(self, server: Server, spec: LoadSpec, asked: list[str], scratch: Path) -> LoadResult:
-        drain_s = 0.0
-        seconds = spec.warmup_seconds + spec.seconds
-        arrivals_s: list[float] = []
-        if spec.mode is LoadMode.OPEN:
-            slowest_s = self._slowest_s.get(spec.model, self.deadline_s)
-            drain_s = min(self.deadline_s, max(_DRAIN_S, _DRAINS_PER_SLOWEST * slowest_s))
-            seconds += _LEAD_S + drain_s
-            # the load stays on while the last answers that count come in
-            arrivals_s = _arrivals(spec, -spec.warmup_seconds, spec.seconds + drain_s + _START_AND_STOP_S)
+        """With every request's times, from the profile export."""
         export_file = scratch / "export.json"
-        load = self._load(spec, arrivals_s, scratch)
-        run = self._run(server, [*asked, *load, "--profile-export-file", str(export_file)], seconds, scratch)
-        to_monotonic = time.monotonic() - time.time()
-        if not export_file.is_file():
-            raise LoadError("perf_analyzer wrote no profile export", log_tail=_tail(run.said))
-        export = read_export(export_file.read_bytes())
-        lag_s: tuple[float, ...] = ()
+        asked = [*asked, "--profile-export-file", str(export_file)]
+        counted_s = spec.warmup_seconds + spec.seconds
         if spec.mode is LoadMode.CLOSED:
-            start = export.end - spec.seconds
-            sent_s, latency_s = closed_window(export, spec.seconds)
-            offered = len(latency_s)
-        else:
-            cut = open_window(export, arrivals_s, spec.seconds)
-            start, sent_s, latency_s, lag_s = cut.start, cut.sent_s, cut.latency_s, cut.lag_s
-            offered = sum(0 <= arrival < spec.seconds for arrival in arrivals_s)
-        if latency_s:
-            self._slowest_s[spec.model] = max(latency_s)
-        window = (start + to_monotonic, start + to_monotonic + spec.seconds)
+            run = self._run(server, [*asked, *self._load(spec, (), scratch)], counted_s, scratch)
+            cut = closed_window(_read(export_file, run), spec.seconds)
+            return self._result(spec, run, cut, offered=len(cut.latency_s), drain_s=0.0)
+        slowest_s = self._slowest_s.get(spec.model, self.deadline_s)
+        drain_s = min(self.deadline_s, max(_DRAIN_S, _DRAINS_PER_SLOWEST * slowest_s))
+        # the load stays on while the last answers that count come in
+        arrivals_s = _arrivals(spec, -spec.warmup_seconds, spec.seconds + drain_s + _START_AND_STOP_S)
+        asked += self._load(spec, arrivals_s, scratch, lead_s=_LEAD_S)
+        run = self._run(server, asked, _LEAD_S + counted_s + drain_s, scratch)
+        cut = open_window(_read(export_file, run), arrivals_s, spec.seconds)
+        offered = sum(0 <= arrival < spec.seconds for arrival in arrivals_s)
+        return self._result(spec, run, cut, offered=offered, drain_s=drain_s)
+
+    def _result(self, spec: LoadSpec, run: _Run, cut: CountedWindow, *, offered: int, drain_s: float) -> LoadResult:
+        if cut.latency_s:
+            self._slowest_s[spec.model] = max(cut.latency_s)
+        start = cut.start + run.to_monotonic
+        window = (start, start + spec.seconds)
         busy = run.busy(window, self._core_count())
-        failed = offered - len(latency_s)
-        lag = percentile(lag_s, 90) if lag_s else 0.0
+        lag_s = percentile(cut.lag_s, 90) if cut.lag_s else 0.0
+        failed = offered - len(cut.latency_s)
         return LoadResult(
             model=spec.model,
             seconds=spec.seconds,
-            sent_s=tuple(round(value, 6) for value in sent_s),
-            latency_s=tuple(round(value, 6) for value in latency_s),
+            sent_s=tuple(round(value, 6) for value in cut.sent_s),
+            latency_s=tuple(round(value, 6) for value in cut.latency_s),
             offered=offered,
             failed=failed,
             first_error=f"no answer within {drain_s:.3g} s after the window" if failed else None,
             client_busy=round(busy, 4),
-            client_bound=busy > CLIENT_BOUND_CPU or lag > allowed_lag_s(latency_s),
+            client_bound=busy > CLIENT_BOUND_CPU or lag_s > allowed_lag_s(cut.latency_s),
             window=window,
         )
 
     def _summarised(self, server: Server, spec: LoadSpec, asked: list[str], scratch: Path) -> LoadResult:
+        """With figures over all requests, from the report."""
         report = scratch / "report.csv"
         # a few requests more or less do not matter here, and how many a closed loop makes is not known before
         warmup = 2 * (spec.concurrency or 0) or math.ceil((spec.rate_rps or 0.0) * spec.warmup_seconds)
         arrivals_s = _arrivals(spec, 0.0, spec.seconds) if spec.mode is LoadMode.OPEN else []
-        load = self._load(spec, arrivals_s, scratch)
+        load = self._load(spec, arrivals_s, scratch, lead_s=arrivals_s[0] if arrivals_s else 0.0)
         load += ["-f", str(report), "--verbose-csv"]
         load += ["--warmup-request-count", str(warmup)] if spec.warmup_seconds > 0 else []
         run = self._run(server, [*asked, *load], spec.seconds, scratch)
@@ -202,11 +207,11 @@ class PerfAnalyzerLoadGenerator:
             window=window,
         )
 
-    def _load(self, spec: LoadSpec, arrivals_s: Sequence[float], scratch: Path) -> list[str]:
+    def _load(self, spec: LoadSpec, arrivals_s: Sequence[float], scratch: Path, *, lead_s: float = 0.0) -> list[str]:
         if spec.mode is LoadMode.CLOSED:
             return ["--concurrency-range", f"{spec.concurrency}:{spec.concurrency}:1"]
         intervals = scratch / "intervals.txt"
-        intervals.write_text(_intervals(arrivals_s))
+        intervals.write_text(_intervals(arrivals_s, lead_s))
         senders = min(_SENDERS_MAX, self._core_count())
         return ["--request-intervals", str(intervals), "--max-threads", str(senders)]
 
@@ -224,7 +229,7 @@ class PerfAnalyzerLoadGenerator:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env=_environment(local=server.pid is not None),
                 start_new_session=True,
             )
         try:
@@ -234,7 +239,7 @@ class PerfAnalyzerLoadGenerator:
         said = printed.read_text(errors="replace")
         if process.returncode != 0:
             raise LoadError(f"perf_analyzer {_how_it_ended(process.returncode, said)}", log_tail=_tail(said))
-        return _Run(said, tuple(cpu), passes_ended)
+        return _Run(said, tuple(cpu), passes_ended, time.monotonic() - time.time())
 
     def _core_count(self) -> int:
         return len(self.cores or os.sched_getaffinity(0))
@@ -252,10 +257,8 @@ def _watch(
     limit_s = seconds * (1 + _EXPORT_S_PER_S) + _START_AND_STOP_S
     end = time.monotonic() + limit_s
     while True:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_S)
-        except subprocess.TimeoutExpired:
-            pass
         now = time.monotonic()
         if passes_ended is None and len(passes_of(printed.read_text(errors="replace"))) == _PASSES:
             passes_ended = now
@@ -273,6 +276,12 @@ def _watch(
             raise LoadError(f"perf_analyzer did not end within {limit_s:.0f} s", log_tail=_tail(said))
 
 
+def _read(export_file: Path, run: _Run) -> Export:
+    if not export_file.is_file():
+        raise LoadError("perf_analyzer wrote no profile export", log_tail=_tail(run.said))
+    return read_export(export_file.read_bytes())
+
+
 def _model_config(server: Server, model: str) -> Any:
     from profiler.server.client import ControlClient
 
@@ -283,9 +292,9 @@ def _model_config(server: Server, model: str) -> Any:
         client.close()
 
 
-def _environment() -> Mapping[str, str]:
-    """Ours without a proxy, which must not come between perf_analyzer and our own machine."""
-    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+def _environment(*, local: bool) -> Mapping[str, str]:
+    """A proxy from ours must not come between perf_analyzer and our own machine."""
+    return {name: value for name, value in os.environ.items() if not (local and name.lower().endswith("_proxy"))}
 
 
 def _arrivals(spec: LoadSpec, start_s: float, end_s: float) -> list[float]:
@@ -293,13 +302,13 @@ def _arrivals(spec: LoadSpec, start_s: float, end_s: float) -> list[float]:
     return poisson_arrivals(spec.rate_rps, start_s, end_s, arrival_generator(spec.seed, spec.model, 0))
 
 
-def _intervals(arrivals_s: Sequence[float]) -> str:
-    """Whole microseconds between arrivals, whose sum never strays; the first after a lead."""
+def _intervals(arrivals_s: Sequence[float], lead_s: float) -> str:
+    """Whole microseconds between arrivals, whose sum never strays; the first comes after `lead_s`."""
     if not arrivals_s:
         raise LoadError("the window is so short that no request falls into it")
     first_us = round(arrivals_s[0] * 1e6)
     times_us = [round(arrival * 1e6) - first_us for arrival in arrivals_s]
-    gaps = [round(_LEAD_S * 1e6), *(after - before for before, after in zip(times_us, times_us[1:], strict=False))]
+    gaps = [round(lead_s * 1e6), *(after - before for before, after in pairwise(times_us))]
     return "".join(f"{gap}\n" for gap in gaps)
 
 

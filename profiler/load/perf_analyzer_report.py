@@ -26,6 +26,10 @@ _PERCENTILES = (50, 90, 95, 99)
 _NS = 1e-9
 
 
+class ExportCutOff(LoadError):
+    """perf_analyzer stops writing where a value is one that JSON does not have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Export:
     """Seconds of the system's clock; one entry per answered request, in order of completion."""
@@ -37,12 +41,12 @@ class Export:
 
 
 def read_export(text: bytes) -> Export:
-    """LoadError where the file is cut off: perf_analyzer stops writing at a value that JSON does not have."""
+    """ExportCutOff where the file is not whole."""
     boundaries = _BOUNDARIES.search(text)
     sent = [int(time_ns) for time_ns in _SENT.findall(text)]
     answered = [int(time_ns) for time_ns in _ANSWERED.findall(text)]
     if boundaries is None or len(sent) != len(answered):
-        raise LoadError("perf_analyzer's profile export is cut off: an answer holds NaN or infinity")
+        raise ExportCutOff("perf_analyzer's profile export is cut off: an answer holds NaN or infinity")
     pairs = sorted(zip(answered, sent, strict=True))
     edges = [int(edge) for edge in boundaries[1].split(b",")]
     return Export(
@@ -53,28 +57,28 @@ def read_export(text: bytes) -> Export:
     )
 
 
-def closed_window(export: Export, seconds: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(sent_s, latency_s) of what was answered in the last `seconds`; what was sent before has sent_s < 0."""
+@dataclass(frozen=True, slots=True)
+class CountedWindow:
+    """As in LoadResult. `start` as in Export; `lag_s` is how much later than intended each request left."""
+
+    start: float
+    sent_s: tuple[float, ...]
+    latency_s: tuple[float, ...]
+    lag_s: tuple[float, ...] = ()
+
+
+def closed_window(export: Export, seconds: float) -> CountedWindow:
+    """What was answered in the last `seconds`; what was sent before them has sent_s < 0."""
     start = export.end - seconds
     counted = [
         (sent - start, answered - sent)
         for sent, answered in zip(export.sent, export.answered, strict=True)
         if answered >= start
     ]
-    return tuple(sent for sent, _ in counted), tuple(latency for _, latency in counted)
+    return CountedWindow(start, tuple(sent for sent, _ in counted), tuple(latency for _, latency in counted))
 
 
-@dataclass(frozen=True, slots=True)
-class OpenWindow:
-    """As in LoadResult; `lag_s` is how much later than intended each request left. `start` as in Export."""
-
-    start: float
-    sent_s: tuple[float, ...]
-    latency_s: tuple[float, ...]
-    lag_s: tuple[float, ...]
-
-
-def open_window(export: Export, arrivals_s: Sequence[float], seconds: float) -> OpenWindow:
+def open_window(export: Export, arrivals_s: Sequence[float], seconds: float) -> CountedWindow:
     """What was intended to be sent in [0, seconds) of `arrivals_s`.
 
     Requests leave in the order of their arrivals, and none but the last can be without an answer. When the
@@ -91,7 +95,7 @@ def open_window(export: Export, arrivals_s: Sequence[float], seconds: float) -> 
         if 0 <= arrival < seconds
     ]
     sent_s, latency_s, lag_s = zip(*counted, strict=True) if counted else ((), (), ())
-    return OpenWindow(start, sent_s, latency_s, lag_s)
+    return CountedWindow(start, sent_s, latency_s, lag_s)
 
 
 def read_summary(csv_text: str, said: str, request_batch_size: int) -> LoadSummary:

@@ -74,7 +74,8 @@ def values_per_request(config: Any, batch_size: int, shapes: Mapping[str, Sequen
     if any(size < 1 for dims in outputs for size in dims):
         return None
     inputs = [input_shape(config, tensor, shapes) for tensor in config.input if _is_sent(tensor, shapes)]
-    return batch_size * sum(math.prod(dims) for dims in [*inputs, *outputs])
+    per_inference: int = sum(math.prod(dims) for dims in [*inputs, *outputs])
+    return batch_size * per_inference
 
 
 def is_stateful(config: Any) -> bool:

@@ -62,7 +62,9 @@ class ControlClient:
 
     def model_config(self, model: str) -> Any:
         """Triton's ModelConfig message of a model."""
-        answer = self._call(f"give the configuration of {model!r}", self._client.get_model_config, CALL_TIMEOUT_S, model)
+        answer = self._call(
+            f"give the configuration of {model!r}", self._client.get_model_config, CALL_TIMEOUT_S, model
+        )
         return answer.config
 
     def infer_once(self, model: str, input_name: str, values: Sequence[float], output_name: str) -> list[float]:
