@@ -38,6 +38,7 @@ from profiler.load.perf_analyzer_report import (
     ExportCutOff,
     closed_window,
     delayed_share,
+    failed_request,
     open_window,
     passes_of,
     read_export,
@@ -237,6 +238,9 @@ class PerfAnalyzerLoadGenerator:
         finally:
             end_group(process)
         said = printed.read_text(errors="replace")
+        # Requests that fail in its last window are printed and do not count, and it ends with 0.
+        if (cause := failed_request(said)) is not None:
+            raise LoadError(f"perf_analyzer does not go on after a failed request: {cause}", log_tail=_tail(said))
         if process.returncode != 0:
             raise LoadError(f"perf_analyzer {_how_it_ended(process.returncode, said)}", log_tail=_tail(said))
         return _Run(said, tuple(cpu), passes_ended, time.monotonic() - time.time())

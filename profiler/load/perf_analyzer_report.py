@@ -21,6 +21,7 @@ _ANSWERED = re.compile(rb'"response_timestamps":\[(\d+)\],"response_outputs":')
 _BOUNDARIES = re.compile(rb'"window_boundaries":\[([\d,]+)\]')
 _PASS = re.compile(r"Pass \[(\d+)\] throughput: ([\d.e+]+) infer/sec\. Avg latency: (\d+) usec")
 _COUNT = re.compile(r"^ +Request count: (\d+)$", re.M)
+_THREAD_ERROR = re.compile(r"^Thread \[\d+\] had error: (.+)$", re.M)
 _DELAYED = re.compile(r"([\d.]+)% of the requests were delayed")
 _PERCENTILES = (50, 90, 95, 99)
 _NS = 1e-9
@@ -117,6 +118,12 @@ def read_summary(csv_text: str, said: str, request_batch_size: int) -> LoadSumma
 def passes_of(said: str) -> list[tuple[float, float]]:
     """Inferences per second and mean latency in seconds of each measurement window that ended."""
     return [(float(rate), int(latency_us) / 1e6) for _, rate, latency_us in _PASS.findall(said)]
+
+
+def failed_request(said: str) -> str | None:
+    """The server's words on the first request that failed."""
+    found = _THREAD_ERROR.search(said)
+    return None if found is None else found[1].strip()
 
 
 def delayed_share(said: str) -> float:
