@@ -260,9 +260,8 @@ def print_table(runs: Sequence[Mapping[str, Any]]) -> None:
     for method, count in kept.items():
         print(f"\n{method}: {count} of {len(loads)} within {RATE_GOAL:.0%} of the rate and {P99_GOAL:.0%} of the p99")
     for figure in FIGURES:
-        print(
-            f"\nperf_analyzer alone against itself, {figure}: {_own_spread(runs, loads, figure):.2f} (median, worst/best)"
-        )
+        spread = _own_spread(runs, loads, figure)
+        print(f"\nperf_analyzer alone, {figure}: its rounds differ by a factor of {spread:.2f} (median over the loads)")
 
 
 def _best(runs: Sequence[Mapping[str, Any]], method: str, figure: str) -> float:
