@@ -46,8 +46,9 @@ from profiler.load.perf_analyzer_report import (
 )
 from profiler.load.requests import input_data_file, is_stateful, values_per_request
 
-# 4096 values cost perf_analyzer about 0.6 ms of export and 64 KiB of memory per request.
-EXPORT_VALUES_MAX = 4096
+# A value costs perf_analyzer 0.15 to 0.4 us after the window, 20 bytes of file and about 70 bytes of memory.
+EXPORT_VALUES_PER_REQUEST_MAX = 4096
+EXPORT_VALUES_MAX = 10_000_000
 CLIENT_BOUND_CPU = 0.9
 CLIENT_BOUND_DELAYED = 0.1
 
@@ -58,8 +59,10 @@ _LEAD_S = 0.5
 _DRAIN_S = 0.5
 _DRAINS_PER_SLOWEST = 3.0
 _POLL_S = 0.1
-_START_AND_STOP_S = 20.0
-_EXPORT_S_PER_S = 3.0
+_SCHEDULE_SPARE_S = 5.0
+# Of a run's windows; and for its start, its export and its end.
+_OVERTIME = 0.5
+_START_AND_STOP_S = 40.0
 _SENDERS_MAX = 4
 
 
@@ -88,9 +91,9 @@ class _Run:
 class PerfAnalyzerLoadGenerator:
     """Drives one stream at a time with `binary`, pinned to `cores` where given.
 
-    A request that has no answer `deadline_s` after it counts as failed in an open loop. LoadError where
-    perf_analyzer fails, and for what it cannot do: several streams, stateful models, and going on after a
-    request that failed.
+    In an open loop a request without an answer some time after the window counts as failed: at most `deadline_s`,
+    and less where the model was faster so far. LoadError where perf_analyzer fails, and for what it cannot do:
+    several streams, stateful models, and going on after a request that failed.
     """
 
     name = "perf_analyzer"
@@ -102,6 +105,7 @@ class PerfAnalyzerLoadGenerator:
         self.cores = tuple(cores) if cores else None
         self.deadline_s = deadline_s
         self._slowest_s: dict[str, float] = {}
+        self._fastest_rps: dict[str, float] = {}
         self._not_exportable: set[str] = set()
 
     def run(self, server: Server, specs: Sequence[LoadSpec]) -> list[LoadResult]:
@@ -115,6 +119,8 @@ class PerfAnalyzerLoadGenerator:
             raise LoadError(f"{spec.model!r} is stateful: perf_analyzer ties its sequences to its concurrency")
         with tempfile.TemporaryDirectory(prefix="planner-perf-analyzer-") as scratch:
             result = self._stream(server, spec, config, Path(scratch))
+        fastest_rps = max(self._fastest_rps.get(spec.model, 0.0), result.answered / result.seconds)
+        self._fastest_rps[spec.model] = fastest_rps
         return [replace(result, load_generator=self.name, load_generator_version=self.binary.version)]
 
     def _stream(self, server: Server, spec: LoadSpec, config: Any, scratch: Path) -> LoadResult:
@@ -130,13 +136,18 @@ class PerfAnalyzerLoadGenerator:
             *("-b", str(spec.request_batch_size), "--input-data", str(data), "--async", "-v"),
             *("--max-trials", str(_PASSES), "--stability-percentage", "1000000"),
         ]
-        values = values_per_request(config, spec.request_batch_size, spec.shapes)
-        if values is not None and values <= EXPORT_VALUES_MAX and spec.model not in self._not_exportable:
+        if self._is_exportable(spec, values_per_request(config, spec.request_batch_size, spec.shapes)):
             try:
                 return self._exported(server, spec, asked, scratch)
             except ExportCutOff:
                 self._not_exportable.add(spec.model)
         return self._summarised(server, spec, asked, scratch)
+
+    def _is_exportable(self, spec: LoadSpec, values: int | None) -> bool:
+        if values is None or values > EXPORT_VALUES_PER_REQUEST_MAX or spec.model in self._not_exportable:
+            return False
+        expected_rps = spec.rate_rps or self._fastest_rps.get(spec.model, 0.0)
+        return values * expected_rps * (spec.warmup_seconds + spec.seconds) <= EXPORT_VALUES_MAX
 
     def _exported(self, server: Server, spec: LoadSpec, asked: list[str], scratch: Path) -> LoadResult:
         """With every request's times, from the profile export."""
@@ -150,7 +161,7 @@ class PerfAnalyzerLoadGenerator:
         slowest_s = self._slowest_s.get(spec.model, self.deadline_s)
         drain_s = min(self.deadline_s, max(_DRAIN_S, _DRAINS_PER_SLOWEST * slowest_s))
         # the load stays on while the last answers that count come in
-        arrivals_s = _arrivals(spec, -spec.warmup_seconds, spec.seconds + drain_s + _START_AND_STOP_S)
+        arrivals_s = _arrivals(spec, -spec.warmup_seconds, spec.seconds + drain_s + _SCHEDULE_SPARE_S)
         asked += self._load(spec, arrivals_s, scratch, lead_s=_LEAD_S)
         run = self._run(server, asked, _LEAD_S + counted_s + drain_s, scratch)
         cut = open_window(_read(export_file, run), arrivals_s, spec.seconds)
@@ -258,7 +269,7 @@ def _watch(
     cpu: list[tuple[float, float]] = []
     passes_ended = None
     observed = psutil.Process(process.pid)
-    limit_s = seconds * (1 + _EXPORT_S_PER_S) + _START_AND_STOP_S
+    limit_s = seconds * (1 + _OVERTIME) + _START_AND_STOP_S
     end = time.monotonic() + limit_s
     while True:
         with suppress(subprocess.TimeoutExpired):

@@ -161,6 +161,16 @@ def test_large_tensors_are_summarised(server: LocalTriton, generator: PerfAnalyz
     assert stability_of_parts(late.summary, 3.0, 200.0).overloaded
 
 
+def test_many_requests_are_summarised(
+    server: LocalTriton, generator: PerfAnalyzerLoadGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EXPORT_VALUES_MAX", 5 * 100)  # five values each
+    [few] = generator.run(server, [opened("slow", 40.0, seconds=1.5)])
+    [many] = generator.run(server, [opened("slow", 80.0, seconds=1.5)])
+    [again] = generator.run(server, [closed("slow", seconds=3.0)])
+    assert (few.summary is None, many.summary is None, again.summary is None) == (True, False, False)
+
+
 def test_answers_that_cannot_be_exported_are_summarised(
     server: LocalTriton, generator: PerfAnalyzerLoadGenerator
 ) -> None:
