@@ -282,7 +282,9 @@ def test_an_interrupted_run_leaves_no_process(server: LocalTriton, generator: Pe
     assert not running_below(os.getpid())
 
 
-def test_it_ends_with_a_planner_that_is_killed(server: LocalTriton, perf_analyzer: PerfAnalyzerBinary) -> None:
+def test_it_ends_with_a_planner_that_is_killed(
+    server: LocalTriton, perf_analyzer: PerfAnalyzerBinary, tmp_path: Path
+) -> None:
     code = (
         "import sys; from types import SimpleNamespace as N; from planner.domain.serving import *;"
         "from profiler.load.perf_analyzer import *; from profiler.load.perf_analyzer_binary import *;"
@@ -291,7 +293,8 @@ def test_it_ends_with_a_planner_that_is_killed(server: LocalTriton, perf_analyze
         "PerfAnalyzerLoadGenerator(PerfAnalyzerBinary(tuple(sys.argv[2:]), '', '')).run(server, [spec])"
     )
     port = str(server.endpoint.grpc_port)
-    planner = subprocess.Popen([sys.executable, "-c", code, port, *perf_analyzer.command])
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    planner = subprocess.Popen([sys.executable, "-c", code, port, *perf_analyzer.command], env=environment)
     try:
         deadline = time.monotonic() + 20
         while not (found := running_below(planner.pid)):
