@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from planner.domain.profile import Measurement, ProfileRow
 from planner.domain.serving import LoadMode, LoadSpec, Server
-from planner.errors import ServerError
+from planner.errors import LoadError, ServerError, TritonExited
 from profiler.points import Configuration, LoadPoint, MeasureRequest, ModelFacts
 from profiler.running import RunningModels, Tools
 from profiler.triton_statistics import statistics_delta
@@ -78,7 +79,7 @@ class ConfigurationRun:
         concurrency = 2 * self.configuration.instances
         spec = self._spec(LoadMode.CLOSED, _HOT_S, concurrency=concurrency)
         [result] = self._tools.load_generator.run(server, [replace(spec, request_batch_size=batch, warmup_seconds=0)])
-        inferences = len(result.latency_s) * batch
+        inferences = result.answered * batch
         self.expected_rps = max(1, inferences) / result.seconds / self._request.request_batch_size
 
     def _spec(
@@ -100,17 +101,16 @@ class ConfigurationRun:
         """Put the load on the server, for a counted window of `seconds`."""
         running = self.start()
         load = self._tools.load_generator
-        before = running.server.statistics(self.model.name)
+        before = _statistics(running.server, self.model.name)
         spec = self._spec(point.mode, seconds, concurrency=point.concurrency, rate_rps=point.rate_rps)
         try:
             [result] = load.run(running.server, [spec])
-        except ServerError:
-            running.sampler.check()  # a lost device explains more than the server's words about it
+        except (ServerError, LoadError):
+            running.sampler.check()  # a lost device explains more than the server's or the generator's words about it
             raise
         running.sampler.check()
-        after = running.server.statistics(self.model.name)
-        # the built-in generator says when its window was; perf_analyzer does not
-        times: tuple[float, float] | None = getattr(load, "window", None)
+        after = _statistics(running.server, self.model.name)
+        times = result.window
         usage = running.sampler.busiest(seconds) if times is None else running.sampler.window(*times)
         return Window(point, result, usage, running.peak_bytes(), statistics_delta(before, after))
 
@@ -151,3 +151,13 @@ class ConfigurationRun:
             load_generator=self._tools.load_generator.name,
             model_digest=self.model.digest,
         )
+
+
+def _statistics(server: Server, model: str) -> Mapping[str, object] | ServerError:
+    """Triton's, or why they are unknown: a reading that fails must not cost the window that it stands beside."""
+    try:
+        return server.statistics(model)
+    except TritonExited:
+        raise
+    except ServerError as error:
+        return error

@@ -14,7 +14,7 @@ from typing import cast
 from planner.domain.profile import SERVER_ROW, Measurement, ProfileRow, ProfileStore
 from planner.domain.serving import LoadMode
 from planner.domain.statistics import samples_needed
-from planner.errors import DeviceError, ServerError
+from planner.errors import DeviceError, LoadError, ServerError
 from profiler import overheads
 from profiler.budget import Budget
 from profiler.configuration_run import ConfigurationRun
@@ -206,7 +206,7 @@ class _Sweep:
             seconds = self._window_s(run, point)
             self._reporter.point(run.model.name, point, seconds)
             window = run.window(point, seconds)
-        except (ServerError, DeviceError) as error:
+        except (ServerError, DeviceError, LoadError) as error:
             self._failed(run, key, point, error)
             return None
         self._budget.spent(seconds, self._clock() - begin)
@@ -228,10 +228,15 @@ class _Sweep:
             if warning not in self._warned:
                 self._warned.add(warning)
                 self._note(f"{label}: {warning}")
+        self._note_once(run.model.name, measurement.statistics["load_generator_note"])
+        if (unknown := measurement.statistics.get("unknown")) is not None:
+            self._note_once(run.model.name, f"Triton's statistics are unknown: {unknown}")
         self._reporter.measured(measurement)
         return row
 
-    def _failed(self, run: ConfigurationRun, key: str, point: LoadPoint, error: ServerError | DeviceError) -> None:
+    def _failed(
+        self, run: ConfigurationRun, key: str, point: LoadPoint, error: ServerError | DeviceError | LoadError
+    ) -> None:
         cause = f"{error.message}\n{error.log_tail}" if error.log_tail else error.message
         measurement = run.failure(key, point, cause, self._time())
         self._store.add([measurement])
@@ -263,6 +268,11 @@ class _Sweep:
         if not self._budget.has_room(wanted_s):
             raise BudgetEnded
         return wanted_s
+
+    def _note_once(self, model: str, text: object) -> None:
+        note = f"{model}: {text}"
+        if text is not None and note not in self.summary.notes:
+            self._note(note)
 
     def _note(self, text: str) -> None:
         self.summary.notes.append(text)

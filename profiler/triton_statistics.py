@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from planner.errors import ServerError
+
 _PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
+_FIELDS = (
+    *("inference_count", "execution_count", "executed_batch_mean", "batches"),
+    *(f"{part}_ms" for part in _PARTS),
+)
 
 
-def statistics_delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+def statistics_delta(before: Mapping[str, Any] | ServerError, after: Mapping[str, Any] | ServerError) -> dict[str, Any]:
     """What Triton counted between two readings of the statistics extension, over all versions.
 
     Mean times per request in milliseconds (queue and the three parts of compute), `batches` executed by size,
-    and their mean. The run's own warm-up is part of it.
+    and their mean. The run's own warm-up is part of it. Where a reading failed all is None, and `unknown` says why.
     """
+    if isinstance(before, ServerError):
+        return _unknown(before)
+    if isinstance(after, ServerError):
+        return _unknown(after)
     old, new = _totals(before), _totals(after)
     delta = {name: new[name] - old.get(name, 0) for name in new}
     batches = {name.removeprefix("batch_"): count for name, count in delta.items() if name.startswith("batch_")}
@@ -25,6 +35,10 @@ def statistics_delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dic
         "batches": {size: count for size, count in batches.items() if count > 0},
         **{f"{part}_ms": _mean_ms(delta, part) for part in _PARTS},
     }
+
+
+def _unknown(error: ServerError) -> dict[str, Any]:
+    return dict.fromkeys(_FIELDS) | {"unknown": error.message}
 
 
 def _totals(statistics: Mapping[str, Any]) -> dict[str, int]:

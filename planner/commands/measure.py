@@ -35,8 +35,8 @@ FAILURES_SHOWN = 10
               help="Rates and percentiles to measure for.  [default: workload.yaml]")  # fmt: skip
 @click.option("--server", default="local", show_default=True, metavar="local|URL")
 @click.option("--triton-server", type=click.Path(path_type=Path), help="The tritonserver binary.")
-@click.option("--load-generator", type=click.Choice(["auto", "builtin", "perf_analyzer"]), default="auto",
-              show_default=True)  # fmt: skip
+@click.option("--load-generator", type=click.Choice(["auto", "perf_analyzer", "builtin"]), default="auto",
+              show_default=True, help="auto: perf_analyzer where it runs, and the built-in one elsewhere.")  # fmt: skip
 @click.option("--budget", metavar="DURATION", help="Time for the whole sweep, e.g. 10m.  [default: measure.yaml's]")
 @click.option("--fresh", is_flag=True, help="Measure anew what the store has already.")
 @click.option("--store", default="sqlite:///profiles.db", show_default=True, help="Profile store.")
@@ -71,7 +71,8 @@ def _request(options: dict[str, Any]) -> SweepRequest:
         cores=parse_cores(options["cores"]) if options["cores"] else (),
         budget_s=None if budget is None else parse_duration(budget, where="--budget"),
         **{name: options[name] for name in
-           ("model_repository", "device", "exclusive", "config", "workload", "fresh", "store", "triton_server")},
+           ("model_repository", "device", "exclusive", "config", "workload", "fresh", "store", "triton_server",
+            "load_generator")},
     )  # fmt: skip
 
 
@@ -79,8 +80,6 @@ def _require_supported(options: dict[str, Any]) -> None:
     """What the interface promises and this version does not have yet is refused, never ignored."""
     if options["search"] != "grid":
         raise InputError("--search auto is not supported by this version", hint="--search grid")
-    if options["load_generator"] == "perf_analyzer":
-        raise InputError("--load-generator perf_analyzer is not supported by this version", hint="builtin is")
     if options["server"] != "local":
         raise InputError(
             f"--server {options['server']}: measuring a server that runs already is not supported by this version",

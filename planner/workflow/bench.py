@@ -80,7 +80,7 @@ class LocalBench:
             by_model = self._samplers_by_model(running, stack)
             results = generator.run(server, specs)
         self._raise_if_aborted()
-        return results, _usage(running.sampler, by_model, generator.window)
+        return results, _usage(running.sampler, by_model, results[0].window)
 
     def abort(self) -> None:
         with self._lock:

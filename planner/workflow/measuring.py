@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from planner.domain.profile import ProfileRow
+from planner.domain.serving import LoadGenerator
 from planner.domain.workload import Workload
 from planner.emit import config_pbtxt
-from planner.errors import NotFoundError
+from planner.errors import NotFoundError, SetupError
 from planner.inputs.measure_config import CAPACITY_LEVELS, PLANNED_LEVELS, MeasureConfig, read_measure_config
 from planner.inputs.workload import read_workload
 from planner.inputs.yaml_file import nearest
@@ -20,6 +21,9 @@ from planner.store.database import open_store
 from planner.workflow.devices import MeasuredDevice, measured_device
 from profiler.environment import environment
 from profiler.load.builtin import BuiltinLoadGenerator
+from profiler.load.perf_analyzer import PerfAnalyzerLoadGenerator
+from profiler.load.perf_analyzer_binary import find_perf_analyzer
+from profiler.load.preferred import PreferredLoadGenerator
 from profiler.measure import MeasureReporter, MeasureSummary, measure
 from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
 from profiler.running import Tools
@@ -35,7 +39,8 @@ DEFAULT_FLEET = Path("fleet.yaml")
 class SweepRequest:
     """What the user asked for. `models` empty: those of the configuration, else all. `config`, `workload`
     None: the usual file where there is one. `budget_s` None: the configuration's. `cores` empty: the first ones of
-    a CPU device, all for a GPU's server. `exclusive`: nobody else may be on the GPU.
+    a CPU device, all for a GPU's server. `exclusive`: nobody else may be on the GPU. `load_generator`: perf_analyzer,
+    builtin, or auto for the first where it runs and the other one elsewhere.
     """
 
     model_repository: Path
@@ -49,6 +54,7 @@ class SweepRequest:
     fresh: bool = False
     store: str = "sqlite:///profiles.db"
     triton_server: Path | None = None
+    load_generator: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,7 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
     models = _models(asked, config, reporter)
     workload = _workload(asked.workload, config)
     installation = find_triton(asked.triton_server)
+    load_generator = choose_load_generator(asked.load_generator, target.share.generator, reporter)
     target.device.prepare()
     with tempfile.TemporaryDirectory(prefix="planner-measure-") as scratch:
         server = _LocalServer(installation, target, Path(scratch) / "triton.log")
@@ -84,8 +91,7 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
             },
             **_sweep(config, workload),
         )
-        generator = BuiltinLoadGenerator(target.share.generator)
-        tools = Tools(server.start, generator, partial(_write_repository, target), target.device)
+        tools = Tools(server.start, load_generator, partial(_write_repository, target), target.device)
         store = open_store(asked.store)
         try:
             summary = measure(request, store, tools, reporter)
@@ -94,6 +100,21 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
             store.close()
     names = {model.name for model in models}
     return Measured(summary, tuple(row for row in rows if row.is_overhead or row.model in names))
+
+
+def choose_load_generator(choice: str, cores: Sequence[int], reporter: MeasureReporter) -> LoadGenerator:
+    """The generator of that name on these cores. SetupError where perf_analyzer was asked for and does not run."""
+    builtin = BuiltinLoadGenerator(cores)
+    if choice == builtin.name:
+        return builtin
+    try:
+        perf_analyzer = PerfAnalyzerLoadGenerator(find_perf_analyzer(), cores)
+    except SetupError as error:
+        if choice == PerfAnalyzerLoadGenerator.name:
+            raise
+        reporter.note(f"load by the built-in generator: {error.message}; {error.hint}")
+        return builtin
+    return perf_analyzer if choice == perf_analyzer.name else PreferredLoadGenerator(perf_analyzer, builtin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.errors import PlannerError
+from profiler.load.perf_analyzer_binary import INSTALL_HINT, find_perf_analyzer
 from profiler.server.find import (
     PYTHON_VERSION,
     TritonInstallation,
@@ -49,9 +50,7 @@ class TritonPythonModel:
         inputs = [pb_utils.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("y", 2 * x)]) for x in inputs]
 """
-PERF_ANALYZER_HINT = (
-    "optional: `pip install perf-analyzer` (needs glibc 2.38 or newer); the built-in generator works without"
-)
+PERF_ANALYZER_HINT = f"{INSTALL_HINT}; the built-in load generator works without"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +151,11 @@ def _onnxruntime() -> Check:
 
 
 def _perf_analyzer() -> Check:
-    found = shutil.which("perf_analyzer")
-    if found is None:
-        return Check("perf_analyzer", False, "not on PATH", PERF_ANALYZER_HINT)
-    ok, said = _run([found, "--version"])
-    return _check("perf_analyzer", ok, f"{found}: {said}", PERF_ANALYZER_HINT)
+    try:
+        found = find_perf_analyzer()
+    except PlannerError as error:
+        return Check("perf_analyzer", False, error.message, PERF_ANALYZER_HINT)
+    return Check("perf_analyzer", True, f"{found.version}, {found.command[-1]}, from {found.origin}")
 
 
 def _gpus() -> Iterator[Check]:
