@@ -3,8 +3,9 @@
 A case says how much the most fragile resident bears of each resource, from a lower to an upper level, and which
 backends are there. In it every resident bears at least the lower level, together they take at most the upper one,
 and the backends that are there have paid their overhead: a plain knapsack. The bound is its Lagrangian relaxation
-(Fisher 1981), with Polyak's steps towards the goal in Shor's dilated space (1971). What an item's place in the content costs against it, its regret,
-leaves aside items that no content worth more than the goal has (Dantzig, Fulkerson and Johnson 1954).
+(Fisher 1981), with Polyak's steps towards the goal in Shor's dilated space (1971). What an item's place in the
+content costs against it, its regret, leaves aside items that no content worth more than the goal has (Dantzig,
+Fulkerson and Johnson 1954).
 """
 
 from __future__ import annotations
@@ -217,9 +218,12 @@ class Cases:
             gain = case.prices[0] * self._items.overhead[number] / self._items.capacity[0] / goal
             if gain > best:
                 best, backend = gain, number
-        if split is None and backend < 0:
+        if backend >= 0:
+            parts = self._by_backend(case, backend)
+        elif split is not None:
+            parts = self._by_level(case, *split)
+        else:
             return None
-        parts = self._by_backend(case, backend) if backend >= 0 else self._by_level(case, *split)
         relaxed = [self._relaxed(part, value, most, goal, STEPS) for part in parts]
         return [part for part in relaxed if part is not None]
 

@@ -69,9 +69,9 @@ def _bound(
 
 @njit(cache=True)
 def _branch(
-    seed: int, nodes: int, floor: float, slack: float, use: Ints, limit: Ints, capacity: Ints, model: Ints, backend: Ints,
-    overhead: Ints, most: Ints, per_model: int, value: Floats, weights: Floats, first: Ints, options: Ints,
-    rank: Ints, step_value: Floats, step_weight: Floats, copies: Ints, item: Ints, places: Ints,
+    seed: int, nodes: int, floor: float, slack: float, use: Ints, limit: Ints, capacity: Ints, model: Ints,
+    backend: Ints, overhead: Ints, most: Ints, per_model: int, value: Floats, weights: Floats, first: Ints,
+    options: Ints, rank: Ints, step_value: Floats, step_weight: Floats, copies: Ints, item: Ints, places: Ints,
     found: Ints, worth: Floats, kept: int, ring: int,
 ) -> tuple[int, float]:  # fmt: skip
     """Depth first over the models by rank, from an empty device or one that carries `seed`.
@@ -111,8 +111,8 @@ def _branch(
             go_back = r >= groups
         if not go_back and fresh[depth]:
             fresh[depth] = False
-            ceiling[depth] = now + _bound(r, places[r], best * (1 + slack) - now + EPSILON, use, used, room[depth], capacity,
-                                          weights, rank, step_value, step_weight, copies, item)  # fmt: skip
+            ceiling[depth] = now + _bound(r, places[r], best * (1 + slack) - now + EPSILON, use, used, room[depth],
+                                          capacity, weights, rank, step_value, step_weight, copies, item)  # fmt: skip
             go_back = ceiling[depth] <= best * (1 + slack) + EPSILON
         if go_back:
             if visited > nodes or depth >= deepest or depth == base:
@@ -181,8 +181,8 @@ def search(
     One search of `nodes` nodes from the empty device, which gives the bound, and one of `nodes_of_seed` from each
     of `seeds`. Rows of `found` [IMPROVEMENTS_KEPT + seeds, depth] are items ended by -1, `worth` is theirs.
     """
-    kept, bound = _branch(-1, nodes, floor, slack, use, limit, capacity, model, backend, overhead, most, per_model, value,
-                          weights, first, options, rank, step_value, step_weight, copies, item, places,
+    kept, bound = _branch(-1, nodes, floor, slack, use, limit, capacity, model, backend, overhead, most, per_model,
+                          value, weights, first, options, rank, step_value, step_weight, copies, item, places,
                           found, worth, 0, IMPROVEMENTS_KEPT)  # fmt: skip
     for s in range(seeds.shape[0]):
         kept += _branch(seeds[s], nodes_of_seed, floor, slack, use, limit, capacity, model, backend, overhead, most,
