@@ -104,9 +104,14 @@ def resident_bytes_until_its_end(server: psutil.Process) -> Iterator[int]:
         time.sleep(0.05)
 
 
-def test_a_gpu_is_pinned_sampled_and_recorded(project: Path, gpus: SimulatedNvml) -> None:
+@pytest.mark.parametrize("load_generator", ["builtin", "perf_analyzer"])
+def test_a_gpu_is_pinned_sampled_and_recorded(
+    project: Path, gpus: SimulatedNvml, load_generator: str, request: pytest.FixtureRequest
+) -> None:
+    if load_generator == "perf_analyzer":
+        request.getfixturevalue("perf_analyzer")
     gpus.show(ONE_GPU, *SPLIT_GPU, f"used {A100} 500")
-    with measuring(project, gpus, "--device", "gpu:0", "--json") as process:
+    with measuring(project, gpus, "--device", "gpu:0", "--load-generator", load_generator, "--json") as process:
         server = server_of(process.pid)
         visible = server.environ()["CUDA_VISIBLE_DEVICES"]
         peak_bytes = max(resident_bytes_until_its_end(server))
@@ -120,6 +125,7 @@ def test_a_gpu_is_pinned_sampled_and_recorded(project: Path, gpus: SimulatedNvml
     assert len(points) == 2
     for point in points:
         row, gpu = point.row, gpu_of(point)
+        assert row.load_generator == load_generator
         assert row.memory_bytes is not None
         assert row.memory_bytes + base.row.memory_bytes == pytest.approx(peak_bytes, rel=0.1)
         assert row.memory_cold_bytes is not None
