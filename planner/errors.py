@@ -7,6 +7,8 @@
     ├── NoPlanError               3  the problem is infeasible, or no plan was found in time
     ├── CheckFailed               4  a check or a verification failed
     ├── Incomplete                5  some points failed or the budget ended; what is finished is stored
+    ├── DeviceError               5  the measured device is lost, or not ours alone where it has to be
+    ├── LoadError                 5  a load generator failed, or cannot do this; Triton did nothing wrong
     └── ServerError               5  Triton did not do what was asked
         ├── TritonUnreachable        no answer within the deadline
         ├── TritonExited             the process ended; the error carries the tail of its log
@@ -72,6 +74,14 @@ class CheckFailed(PlannerError):
 
 
 class Incomplete(PlannerError):
+    exit_code = 5
+
+
+class DeviceError(PlannerError):
+    exit_code = 5
+
+
+class LoadError(PlannerError):
     exit_code = 5
 
 

@@ -96,6 +96,10 @@ def _options_of(
         text = f"a replica that takes {first.gpus} GPUs is not supported by this version"
         refusals.append(Refusal("gpus", first.gpus, text))
         return
+    if first.variant:
+        text = f"measured as a whole ({first.variant}); this version plans with models, not with ensembles"
+        refusals.append(Refusal("variant", 0, text))
+        return
     memory = _replica_memory(configuration, kind)
     if memory > kind.memory_bytes:
         text = f"needs at least {format_bytes(memory)} of memory, {format_bytes(kind.memory_bytes)} are usable"

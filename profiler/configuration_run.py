@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from planner.domain.profile import Measurement, ProfileRow
 from planner.domain.serving import LoadMode, LoadSpec, Server
+from planner.errors import LoadError, ServerError, TritonExited
 from profiler.points import Configuration, LoadPoint, MeasureRequest, ModelFacts
 from profiler.running import RunningModels, Tools
 from profiler.triton_statistics import statistics_delta
@@ -35,7 +37,7 @@ class ConfigurationRun:
         self._tools = tools
         self._paid_once_bytes = paid_once_bytes
         self._running: RunningModels | None = None
-        self._cold_bytes = 0
+        self._cold_bytes: int | None = None
         self.model = model
         self.configuration = configuration
         self.expected_rps = 0.0
@@ -56,7 +58,7 @@ class ConfigurationRun:
     def start(self) -> RunningModels:
         """The server with the model loaded and warm, on the first call started and warmed up."""
         if self._running is None:
-            running = RunningModels(self._request, self._tools, {self.model: self.configuration})
+            running = RunningModels(self._tools, {self.model: self.configuration})
             try:
                 self._cold_bytes = running.memory_bytes()
                 self._warm_up(running.server)
@@ -77,7 +79,7 @@ class ConfigurationRun:
         concurrency = 2 * self.configuration.instances
         spec = self._spec(LoadMode.CLOSED, _HOT_S, concurrency=concurrency)
         [result] = self._tools.load_generator.run(server, [replace(spec, request_batch_size=batch, warmup_seconds=0)])
-        inferences = len(result.latency_s) * batch
+        inferences = result.answered * batch
         self.expected_rps = max(1, inferences) / result.seconds / self._request.request_batch_size
 
     def _spec(
@@ -99,12 +101,16 @@ class ConfigurationRun:
         """Put the load on the server, for a counted window of `seconds`."""
         running = self.start()
         load = self._tools.load_generator
-        before = running.server.statistics(self.model.name)
+        before = _statistics(running.server, self.model.name)
         spec = self._spec(point.mode, seconds, concurrency=point.concurrency, rate_rps=point.rate_rps)
-        [result] = load.run(running.server, [spec])
-        after = running.server.statistics(self.model.name)
-        # the built-in generator says when its window was; perf_analyzer does not
-        times: tuple[float, float] | None = getattr(load, "window", None)
+        try:
+            [result] = load.run(running.server, [spec])
+        except (ServerError, LoadError):
+            running.sampler.check()  # a lost device explains more than the server's or the generator's words about it
+            raise
+        running.sampler.check()
+        after = _statistics(running.server, self.model.name)
+        times = result.window
         usage = running.sampler.busiest(seconds) if times is None else running.sampler.window(*times)
         return Window(point, result, usage, running.peak_bytes(), statistics_delta(before, after))
 
@@ -145,3 +151,13 @@ class ConfigurationRun:
             load_generator=self._tools.load_generator.name,
             model_digest=self.model.digest,
         )
+
+
+def _statistics(server: Server, model: str) -> Mapping[str, object] | ServerError:
+    """Triton's, or why they are unknown: a reading that fails must not cost the window that it stands beside."""
+    try:
+        return server.statistics(model)
+    except TritonExited:
+        raise
+    except ServerError as error:
+        return error

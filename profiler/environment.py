@@ -21,9 +21,9 @@ def environment(*, server_version: str, server_cores: Sequence[int] | None = Non
         "kernel": platform.release(),
         "python": platform.python_version(),
         "triton": server_version,
-        "tritonclient": _version("tritonclient"),
-        "grpcio": _version("grpcio"),
-        "planner": _version("planner"),
+        "tritonclient": package_version("tritonclient"),
+        "grpcio": package_version("grpcio"),
+        "planner": package_version("planner"),
         "commit": _git_commit(Path(__file__)),
     }
 
@@ -35,7 +35,7 @@ def _cpu_model() -> str | None:
     return None
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

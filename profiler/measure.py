@@ -1,4 +1,4 @@
-"""The sweep on a CPU device: every model alone, every configuration on a fresh server, every load point once."""
+"""The sweep on one device: every model alone, every configuration on a fresh server, every load point once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import zip_longest
+from typing import cast
 
 from planner.domain.profile import SERVER_ROW, Measurement, ProfileRow, ProfileStore
 from planner.domain.serving import LoadMode
 from planner.domain.statistics import samples_needed
-from planner.errors import ServerError
+from planner.errors import DeviceError, LoadError, ServerError
 from profiler import overheads
 from profiler.budget import Budget
 from profiler.configuration_run import ConfigurationRun
@@ -89,7 +90,8 @@ def measure(
     """Measure what is not in the store yet (all of it with `fresh`); each point is stored when it is done.
 
     A point that fails is stored with its cause and the sweep goes on. Raises ServerError only where no
-    server starts at all, InputError where a model's inputs cannot be made up.
+    server starts at all, DeviceError where the device cannot be measured from the beginning, InputError
+    where a model's inputs cannot be made up.
     """
     sweep = _Sweep(request, store, tools, reporter or MeasureReporter(), clock, now)
     sweep.run()
@@ -114,15 +116,17 @@ class _Sweep:
         self._now = now
         self._budget = Budget(request.budget_s, clock)
         self._without_percentile: set[str] = set()
+        self._warned: set[str] = set()
         self.summary = MeasureSummary()
 
     def run(self) -> None:
-        base_bytes = self._overhead(SERVER_ROW, partial(overheads.server_base_bytes, self._request, self._tools))
-        backend_bytes = self._backend_overheads(base_bytes)
+        base_bytes = self._overhead(SERVER_ROW, partial(overheads.server_base_bytes, self._tools))
+        # without the server's base its backends' overheads would come out too large, and replicas too small
+        backend_bytes = {} if base_bytes is None else self._backend_overheads(base_bytes)
         plan = _in_turn([[(model, c) for c in configurations(self._request, model)] for model in self._request.models])
         for number, (model, configuration) in enumerate(plan, start=1):
             self._reporter.configuration(model.name, configuration, number, len(plan))
-            paid_once_bytes = base_bytes + backend_bytes.get(model.backend, 0)
+            paid_once_bytes = (base_bytes or 0) + backend_bytes.get(model.backend, 0)
             try:
                 with ConfigurationRun(self._request, self._tools, model, configuration, paid_once_bytes) as run:
                     self._configuration(run)
@@ -138,28 +142,30 @@ class _Sweep:
         for backend, models in overheads.models_to_pair(self._request.models).items():
             name = overheads.backend_row_name(backend)
             try:
-                found[backend] = self._overhead(
-                    name,
-                    partial(overheads.backend_overhead_bytes, self._request, self._tools, models, base_bytes),
-                )
-            except ServerError as error:
+                measured = partial(overheads.backend_overhead_bytes, self._tools, models, base_bytes)
+                found[backend] = self._overhead(name, measured) or 0
+            except (ServerError, DeviceError) as error:
                 self._note(f"overhead of backend {backend} stays within its models: {error.message}")
         return found
 
-    def _overhead(self, name: str, measured: Callable[[], int]) -> int:
+    def _overhead(self, name: str, measured: Callable[[], int | None]) -> int | None:
         """The bytes of a row that is paid once per server: from the store, else measured and stored.
 
-        Never measured anew beside rows that it was taken off: those would then be short of it.
+        None: the device did not tell; then no row takes it off, which is safe. Never measured anew beside
+        rows that it was taken off: those would then be short of it.
         """
         key = overhead_key(self._request, name)
         stored = self._store.get(key)
         if stored is not None and stored.failure is None and stored.row.memory_bytes is not None:
             return stored.row.memory_bytes
-        row = ProfileRow(model=name, device=self._request.device, memory_bytes=measured())
+        memory_bytes = measured()
+        if memory_bytes is None:
+            self._note(f"the memory of {name} is unknown, it stays within the models: the device did not tell it")
+            return None
+        row = ProfileRow(model=name, device=self._request.device, memory_bytes=memory_bytes)
         environment = self._request.environment
         self._store.add([Measurement(key=key, row=row, environment=environment, measured_at=self._time())])
-        assert row.memory_bytes is not None
-        return row.memory_bytes
+        return memory_bytes
 
     def _configuration(self, run: ConfigurationRun) -> None:
         capacity_rps = self._closed_loop(run)
@@ -200,7 +206,7 @@ class _Sweep:
             seconds = self._window_s(run, point)
             self._reporter.point(run.model.name, point, seconds)
             window = run.window(point, seconds)
-        except ServerError as error:
+        except (ServerError, DeviceError, LoadError) as error:
             self._failed(run, key, point, error)
             return None
         self._budget.spent(seconds, self._clock() - begin)
@@ -214,14 +220,23 @@ class _Sweep:
             measurement = replace(measurement, row=row)
         self._store.add([measurement])
         self.summary.measured += 1
+        label = _label(run, str(measurement.statistics["point"]))
         if measurement.statistics["client_bound"]:
-            label = _label(run, str(measurement.statistics["point"]))
             effect = "the server can do more" if row.load is LoadMode.CLOSED else "latencies come out too long"
             self._note(f"{label}: the load generator was too slow, {effect}")
+        for warning in cast(list[str], measurement.statistics["warnings"]):
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self._note(f"{label}: {warning}")
+        self._note_once(run.model.name, measurement.statistics["load_generator_note"])
+        if (unknown := measurement.statistics.get("unknown")) is not None:
+            self._note_once(run.model.name, f"Triton's statistics are unknown: {unknown}")
         self._reporter.measured(measurement)
         return row
 
-    def _failed(self, run: ConfigurationRun, key: str, point: LoadPoint, error: ServerError) -> None:
+    def _failed(
+        self, run: ConfigurationRun, key: str, point: LoadPoint, error: ServerError | DeviceError | LoadError
+    ) -> None:
         cause = f"{error.message}\n{error.log_tail}" if error.log_tail else error.message
         measurement = run.failure(key, point, cause, self._time())
         self._store.add([measurement])
@@ -253,6 +268,11 @@ class _Sweep:
         if not self._budget.has_room(wanted_s):
             raise BudgetEnded
         return wanted_s
+
+    def _note_once(self, model: str, text: object) -> None:
+        note = f"{model}: {text}"
+        if text is not None and note not in self.summary.notes:
+            self._note(note)
 
     def _note(self, text: str) -> None:
         self.summary.notes.append(text)

@@ -9,23 +9,19 @@ from itertools import pairwise
 from pathlib import Path
 
 from planner.domain.profile import BACKEND_ROW_PREFIX
-from profiler.points import Configuration, MeasureRequest, ModelFacts
-from profiler.running import RunningModels, Tools, sampler_of
+from profiler.points import Configuration, ModelFacts
+from profiler.running import RunningModels, Tools, watched_server
 
 _SETTLE_S = 1.0
 _MODELS_PER_BACKEND = 4
 
 
-def server_base_bytes(request: MeasureRequest, tools: Tools) -> int:
-    """The memory of an idle server without models: the peak of its first second."""
+def server_base_bytes(tools: Tools) -> int | None:
+    """The memory of an idle server without models: the peak of its first second; None: unknown."""
     with tempfile.TemporaryDirectory(prefix="planner-measure-") as empty:
-        server = tools.start_server(Path(empty))
-        try:
-            with sampler_of(server, request) as sampler:
-                time.sleep(_SETTLE_S)
-            return sampler.window().peak_bytes
-        finally:
-            server.close()
+        with watched_server(tools, Path(empty)) as (_, sampler):
+            time.sleep(_SETTLE_S)
+        return sampler.window().peak_bytes
 
 
 def backend_row_name(backend: str) -> str:
@@ -40,18 +36,22 @@ def models_to_pair(models: Sequence[ModelFacts]) -> dict[str, list[ModelFacts]]:
     return {backend: found[:_MODELS_PER_BACKEND] for backend, found in by_backend.items() if len(found) > 1}
 
 
-def backend_overhead_bytes(request: MeasureRequest, tools: Tools, models: Sequence[ModelFacts], base_bytes: int) -> int:
+def backend_overhead_bytes(tools: Tools, models: Sequence[ModelFacts], base_bytes: int) -> int | None:
     """used(A) + used(B) - used(A and B) - base, the smallest over neighbouring pairs, at least 0.
 
-    What two models do not share belongs to each: the smallest is safe for all of them.
+    What two models do not share belongs to each: the smallest is safe for all of them. None: unknown.
     """
-    alone = [_used_bytes(request, tools, [model]) for model in models]
-    together = [_used_bytes(request, tools, pair) for pair in pairwise(models)]
-    overheads = [a + b - both - base_bytes for (a, b), both in zip(pairwise(alone), together, strict=True)]
-    return max(0, min(overheads))
+    alone = [_used_bytes(tools, [model]) for model in models]
+    together = [_used_bytes(tools, pair) for pair in pairwise(models)]
+    overheads = [
+        a + b - both - base_bytes
+        for (a, b), both in zip(pairwise(alone), together, strict=True)
+        if a is not None and b is not None and both is not None
+    ]
+    return max(0, min(overheads)) if len(overheads) == len(together) else None
 
 
-def _used_bytes(request: MeasureRequest, tools: Tools, models: Sequence[ModelFacts]) -> int:
+def _used_bytes(tools: Tools, models: Sequence[ModelFacts]) -> int | None:
     configurations = {model: Configuration(1, model.max_batch_size, model.queue_delay_us) for model in models}
-    with RunningModels(request, tools, configurations) as running:
+    with RunningModels(tools, configurations) as running:
         return running.memory_bytes()

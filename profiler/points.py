@@ -52,19 +52,18 @@ class LoadPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureRequest:
-    """What to measure, on a CPU device of `cores` cores, and how long it may take.
+    """What to measure, on which type of device, and how long it may take.
 
     `queue_delays_us` None keeps each model's own. A model in `planned_rps` (requests per second, headroom
     included) is loaded with multiples of that rate, others with fractions of their measured capacity.
     `concurrency` None: the search chooses how many requests a closed loop keeps outstanding.
     `percentiles` says per model which latency percentile its windows must support (default 99). `shapes`
-    gives per model and input the dimensions that a configuration leaves open. `sampler_cores` keeps the
-    memory sampler off the server's cores. `environment` is stored with every point.
+    gives per model and input the dimensions that a configuration leaves open. `environment` is stored with
+    every point.
     """
 
     models: Sequence[ModelFacts]
     device: str
-    cores: int
     server_version: str
     instances: Sequence[int] = (1, 2)
     max_batch_sizes: Sequence[int] = (1, 2, 4, 8)
@@ -81,12 +80,9 @@ class MeasureRequest:
     max_window_s: float = 30.0
     fresh: bool = False
     seed: int = 0
-    sampler_cores: frozenset[int] = frozenset()
     environment: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.cores < 1:
-            raise InputError(f"device {self.device!r}: cores must be at least 1, got {self.cores}")
         if not 0 < self.min_window_s <= self.max_window_s:
             raise InputError(f"windows from {self.min_window_s} to {self.max_window_s} s are no range")
         for model in self.models:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from planner.domain.serving import LoadGenerator, Server
-from planner.errors import InputError
-from profiler.devices.cpu import ProcessTreeSampler
-from profiler.points import Configuration, MeasureRequest, ModelFacts
+from profiler.devices.base import Device, Sampler
+from profiler.points import Configuration, ModelFacts
 
 
 class WriteRepository(Protocol):
@@ -28,37 +27,42 @@ class Tools:
     start_server: Callable[[Path], Server]
     load_generator: LoadGenerator
     write_repository: WriteRepository
+    device: Device
 
 
-def sampler_of(server: Server, request: MeasureRequest) -> ProcessTreeSampler:
-    if server.pid is None:
-        raise InputError("a CPU device is measured with a server on this machine, not a remote one")
-    return ProcessTreeSampler(server.pid, request.cores, own_cores=set(request.sampler_cores) or None)
+@contextmanager
+def watched_server(tools: Tools, repository: Path) -> Iterator[tuple[Server, Sampler]]:
+    """A fresh server over a model repository, and an eye on what it takes of the device."""
+    tools.device.prepare()
+    server = tools.start_server(repository)
+    try:
+        with tools.device.sampler(server) as sampler:
+            yield server, sampler
+    finally:
+        server.close()
 
 
 class RunningModels:
     """A fresh server with models loaded, its memory sampled from the start; a context manager."""
 
-    def __init__(self, request: MeasureRequest, tools: Tools, models: Mapping[ModelFacts, Configuration]) -> None:
+    def __init__(self, tools: Tools, models: Mapping[ModelFacts, Configuration]) -> None:
         self._stack = ExitStack()
         try:
             repository = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="planner-measure-")))
             for model, configuration in models.items():
                 tools.write_repository(model, configuration, repository)
-            self.server = tools.start_server(repository)
-            self._stack.callback(self.server.close)
-            self.sampler = self._stack.enter_context(sampler_of(self.server, request))
+            self.server, self.sampler = self._stack.enter_context(watched_server(tools, repository))
             for model in models:
                 self.server.load(model.name)
         except BaseException:
             self._stack.close()
             raise
 
-    def memory_bytes(self) -> int:
-        """The tree's memory now."""
+    def memory_bytes(self) -> int | None:
+        """The server's memory now."""
         return self.sampler.window(start=self.sampler.sample()).peak_bytes
 
-    def peak_bytes(self) -> int:
+    def peak_bytes(self) -> int | None:
         self.sampler.sample()
         return self.sampler.window().peak_bytes
 

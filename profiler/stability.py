@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
+from planner.domain.serving import LoadSummary
 from planner.domain.statistics import Interval
 
 _BATCHES = 10
 _STUDENT_T_95_DF9 = 2.262  # two-sided 95 % of Student's t with _BATCHES - 1 degrees of freedom
+_STUDENT_T_95_DF2 = 4.303
 _SUB_WINDOWS = 4
 _WILD_SPREAD = 5.0
 
@@ -96,6 +98,40 @@ def stability_open(
         reason = f"median latency swung between {min(medians) * 1e3:.1f} and {max(medians) * 1e3:.1f} ms"
         return Stability(False, False, growth, reason)
     return Stability(True, False, growth, None)
+
+
+def stability_of_parts(summary: LoadSummary, seconds: float, offered_rps: float | None) -> Stability:
+    """The same judgements on the rate and the mean latency of a window's few consecutive parts.
+
+    `offered_rps` is an open loop's rate, None in a closed loop.
+    """
+    rates, means_s = summary.part_rates_rps, summary.part_means_s
+    span_s = seconds * (len(means_s) - 1) / len(means_s)
+    growth = (means_s[-1] - means_s[0]) / span_s if span_s > 0 else 0.0
+    per_part = max(1.0, summary.answered / len(rates))
+    if offered_rps is not None:
+        short = 1 - fmean(rates) / offered_rps
+        if short > 0.05 + 3 / math.sqrt(summary.answered + 1):
+            return Stability(False, True, growth, f"{short:.0%} of what was offered was not answered in time")
+        if growth > 0.03 and means_s[-1] > 2 * means_s[0]:
+            reason = f"mean latency grew from {means_s[0] * 1e3:.1f} to {means_s[-1] * 1e3:.1f} ms over the window"
+            return Stability(False, True, growth, reason)
+        if max(means_s) > _WILD_SPREAD * min(means_s):
+            reason = f"mean latency swung between {min(means_s) * 1e3:.1f} and {max(means_s) * 1e3:.1f} ms"
+            return Stability(False, False, growth, reason)
+        return Stability(True, False, growth, None)
+    allowed = 0.2 + 4 / math.sqrt(per_part)
+    for what, values in (("rate", rates), ("latency", means_s)):
+        spread = (max(values) - min(values)) / fmean(values)
+        if spread > allowed:
+            return Stability(False, False, growth, f"{what} varied by {spread:.0%} between sub-windows")
+    return Stability(True, False, growth, None)
+
+
+def rate_interval_of_parts(rates_rps: Sequence[float]) -> Interval:
+    """The 95 % interval of the rate by the rates of three equal parts."""
+    half = _STUDENT_T_95_DF2 * stdev(rates_rps) / math.sqrt(len(rates_rps))
+    return Interval(max(0.0, fmean(rates_rps) - half), fmean(rates_rps) + half)
 
 
 def latency_growth(sent_s: Sequence[float], latency_s: Sequence[float], seconds: float) -> float:

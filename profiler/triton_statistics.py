@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from planner.errors import ServerError
 
-def statistics_delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+_PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
+_FIELDS = (
+    *("inference_count", "execution_count", "executed_batch_mean", "batches"),
+    *(f"{part}_ms" for part in _PARTS),
+)
+
+
+def statistics_delta(before: Mapping[str, Any] | ServerError, after: Mapping[str, Any] | ServerError) -> dict[str, Any]:
     """What Triton counted between two readings of the statistics extension, over all versions.
 
-    Times per request in milliseconds (queue, compute_infer), `batches` executed by size, and their mean.
-    The run's own warm-up is part of it.
+    Mean times per request in milliseconds (queue and the three parts of compute), `batches` executed by size,
+    and their mean. The run's own warm-up is part of it. Where a reading failed all is None, and `unknown` says why.
     """
+    if isinstance(before, ServerError):
+        return _unknown(before)
+    if isinstance(after, ServerError):
+        return _unknown(after)
     old, new = _totals(before), _totals(after)
     delta = {name: new[name] - old.get(name, 0) for name in new}
     batches = {name.removeprefix("batch_"): count for name, count in delta.items() if name.startswith("batch_")}
@@ -21,8 +33,12 @@ def statistics_delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dic
         "execution_count": executions,
         "executed_batch_mean": delta["inference_count"] / executions if executions > 0 else None,
         "batches": {size: count for size, count in batches.items() if count > 0},
-        **{f"{part}_ms": _mean_ms(delta, part) for part in ("queue", "compute_infer")},
+        **{f"{part}_ms": _mean_ms(delta, part) for part in _PARTS},
     }
+
+
+def _unknown(error: ServerError) -> dict[str, Any]:
+    return dict.fromkeys(_FIELDS) | {"unknown": error.message}
 
 
 def _totals(statistics: Mapping[str, Any]) -> dict[str, int]:
@@ -34,7 +50,7 @@ def _totals(statistics: Mapping[str, Any]) -> dict[str, int]:
     for version in statistics["model_stats"]:
         add("inference_count", version.get("inference_count", 0))
         add("execution_count", version.get("execution_count", 0))
-        for part in ("queue", "compute_infer"):
+        for part in _PARTS:
             duration = version.get("inference_stats", {}).get(part, {})
             add(f"{part}_count", duration.get("count", 0))
             add(f"{part}_ns", duration.get("ns", 0))

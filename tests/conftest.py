@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from planner.errors import SetupError
-from profiler.server.find import TritonInstallation, cache_directory, find_triton, install_wheel
+from profiler.cache import cache_directory
+from profiler.load.perf_analyzer_binary import PerfAnalyzerBinary, find_perf_analyzer, install_perf_analyzer
+from profiler.server.find import TritonInstallation, find_triton, install_wheel
+from tests.simulated_gpus import SimulatedNvml, build_library, use_in_this_process
 
 BUILD_MODELS = Path(__file__).parent.parent / "examples" / "cpu" / "build_models.py"
 
@@ -28,3 +31,34 @@ def example_models() -> Path:
     repository = cache_directory() / "example-models"
     subprocess.run([sys.executable, str(BUILD_MODELS), "-o", str(repository)], check=True)
     return repository
+
+
+@pytest.fixture(scope="session")
+def perf_analyzer() -> PerfAnalyzerBinary:
+    """The real one, set up in Planner's cache where this machine has none that runs."""
+    try:
+        return find_perf_analyzer()
+    except SetupError:
+        pass
+    try:
+        return install_perf_analyzer()
+    except SetupError as error:
+        pytest.skip(f"perf_analyzer cannot be had here: {error.message}")
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_library(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def gpus(nvml_library: Path, tmp_path: Path) -> SimulatedNvml:
+    """Simulated GPUs for other processes: one A100 until `show` says otherwise."""
+    return SimulatedNvml(nvml_library, tmp_path / "nvml.orders")
+
+
+@pytest.fixture
+def gpus_here(gpus: SimulatedNvml, monkeypatch: pytest.MonkeyPatch) -> SimulatedNvml:
+    """The same in this process."""
+    use_in_this_process(gpus, monkeypatch)
+    return gpus

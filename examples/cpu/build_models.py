@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planner.errors import PlannerError, SetupError
-from profiler.server.find import cache_directory
+from profiler.cache import cache_directory
 
 HERE = Path(__file__).resolve().parent
 

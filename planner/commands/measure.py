@@ -23,8 +23,11 @@ FAILURES_SHOWN = 10
 @click.command("measure", short_help="Measure models on a real Triton server.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--model-repository", type=click.Path(path_type=Path), default=Path("models"), show_default=True)
-@click.option("--device", default="cpu-1", show_default=True, help="The device type to measure on: cpu-N, N cores.")
-@click.option("--cores", metavar="LIST", help="Cores of the CPU device, e.g. 0 or 0,2-3.  [default: the first]")
+@click.option("--device", default="cpu-1", show_default=True,
+              help="What to measure on: cpu-N (N cores), gpu:0, gpu:0:1 (a MIG device), or a GPU's UUID.")  # fmt: skip
+@click.option("--exclusive", is_flag=True, help="Refuse to measure while other processes are on the GPU.")
+@click.option("--cores", metavar="LIST",
+              help="Cores of the server, e.g. 0 or 0,2-3.  [default: the first ones; all beside a GPU]")  # fmt: skip
 @click.option("--search", type=click.Choice(["grid", "auto"]), default="grid", show_default=True,
               help="grid: every configuration of measure.yaml.")  # fmt: skip
 @click.option("--config", type=click.Path(path_type=Path), help="What to sweep.  [default: measure.yaml]")
@@ -32,8 +35,8 @@ FAILURES_SHOWN = 10
               help="Rates and percentiles to measure for.  [default: workload.yaml]")  # fmt: skip
 @click.option("--server", default="local", show_default=True, metavar="local|URL")
 @click.option("--triton-server", type=click.Path(path_type=Path), help="The tritonserver binary.")
-@click.option("--load-generator", type=click.Choice(["auto", "builtin", "perf_analyzer"]), default="auto",
-              show_default=True)  # fmt: skip
+@click.option("--load-generator", type=click.Choice(["auto", "perf_analyzer", "builtin"]), default="auto",
+              show_default=True, help="auto: perf_analyzer where it runs, and the built-in one elsewhere.")  # fmt: skip
 @click.option("--budget", metavar="DURATION", help="Time for the whole sweep, e.g. 10m.  [default: measure.yaml's]")
 @click.option("--fresh", is_flag=True, help="Measure anew what the store has already.")
 @click.option("--store", default="sqlite:///profiles.db", show_default=True, help="Profile store.")
@@ -68,7 +71,8 @@ def _request(options: dict[str, Any]) -> SweepRequest:
         cores=parse_cores(options["cores"]) if options["cores"] else (),
         budget_s=None if budget is None else parse_duration(budget, where="--budget"),
         **{name: options[name] for name in
-           ("model_repository", "device", "config", "workload", "fresh", "store", "triton_server")},
+           ("model_repository", "device", "exclusive", "config", "workload", "fresh", "store", "triton_server",
+            "load_generator")},
     )  # fmt: skip
 
 
@@ -76,8 +80,6 @@ def _require_supported(options: dict[str, Any]) -> None:
     """What the interface promises and this version does not have yet is refused, never ignored."""
     if options["search"] != "grid":
         raise InputError("--search auto is not supported by this version", hint="--search grid")
-    if options["load_generator"] == "perf_analyzer":
-        raise InputError("--load-generator perf_analyzer is not supported by this version", hint="builtin is")
     if options["server"] != "local":
         raise InputError(
             f"--server {options['server']}: measuring a server that runs already is not supported by this version",

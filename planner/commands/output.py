@@ -15,15 +15,22 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(to_json(value), indent=2, ensure_ascii=False))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A plain table; columns whose name ends with a space-separated unit or whose cells are numbers align right."""
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, tight: bool = False) -> None:
+    """A plain table; columns whose cells are numbers align right. `tight`: one space less between columns."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     cells = [[_cell(value) for value in row] for row in rows]
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=tight,
+    )
     for index, name in enumerate(columns):
         numeric = all(_is_number(row[index]) for row in cells) and bool(cells)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")

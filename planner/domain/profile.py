@@ -29,7 +29,8 @@ class ProfileRow:
     the replica without server base and backend overhead; None: it takes the whole device. `busy` is the
     share of the device's time in [0, 1]. `failed` counts requests that failed. Rows of `@server` and
     `@backend:NAME` carry only `device` and `memory_bytes`. `source` is a Source, "published" with its
-    reference after a colon.
+    reference after a colon. `variant` is what else sets the configuration apart: of an ensemble its members
+    with their instances ("add 1, sub 2"). Rows with a variant are shown and compared, never planned with.
     """
 
     model: str
@@ -59,6 +60,7 @@ class ProfileRow:
     load_generator: str = ""
     model_digest: str = ""
     source: str = Source.MEASURED
+    variant: str = ""
 
     def __post_init__(self) -> None:
         subject = f"profile of {self.model!r} on {self.device!r}"
@@ -81,12 +83,21 @@ class ProfileRow:
         return self.model.startswith("@")
 
     @property
-    def configuration(self) -> tuple[str, str, int, int, int | None, int, int, str]:
+    def configuration(self) -> tuple[str, str, int, int, int | None, int, int, str, str]:
         """What makes two rows points of the same configuration."""
         return (
             self.model, self.device, self.instances, self.max_batch_size, self.queue_delay_us,
-            self.request_batch_size, self.gpus, self.backend,
+            self.request_batch_size, self.gpus, self.backend, self.variant,
         )  # fmt: skip
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether planning may rest on this point."""
+        return self.stable and not self.failed and not self.variant
+
+    @property
+    def inferences_per_s(self) -> float | None:
+        return None if self.rate_rps is None else self.rate_rps * self.request_batch_size
 
     def percentile_ms(self, percentile: int) -> float | None:
         """The measured latency percentile, or the next higher one that is known."""
@@ -139,6 +150,10 @@ class ProfileStore(Protocol):
 
     def rows(self, *, model: str | None = None, device: str | None = None) -> list[ProfileRow]:
         """Rows of points that did not fail, in the order of model, device, configuration and rate."""
+        ...
+
+    def measurements(self, *, model: str | None = None, device: str | None = None) -> list[Measurement]:
+        """Everything that is kept, failed points too, in the order of `rows`."""
         ...
 
     def remove(self, *, model: str | None = None, device: str | None = None) -> int: ...

@@ -45,13 +45,30 @@ class LoadSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadSummary:
+    """What is known of requests that were not kept one by one.
+
+    `percentiles_s` has the latency percentiles 50, 90, 95 and 99 over all `answered` requests. The window's
+    consecutive equal parts have the rates `part_rates_rps` and the mean latencies `part_means_s`.
+    """
+
+    answered: int
+    mean_s: float
+    percentiles_s: Mapping[int, float]
+    part_rates_rps: tuple[float, ...]
+    part_means_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadResult:
     """What one stream saw in its window of `seconds`.
 
     `sent_s` (intended send time since the window's start) and `latency_s` have one entry per successful
-    request, in order of completion. `offered` counts the requests meant to be sent in the window.
-    `client_busy` is the generator process's CPU time over wall time, `client_bound` says that the
-    generator, not the server, set the rate.
+    request, in order of completion; where a `summary` stands for the requests, both are empty. `offered`
+    counts the requests meant to be sent in the window. `client_busy` is the CPU time of the generator's
+    process over wall time (1: all that it may use), `client_bound` says that the generator, not the server,
+    set the rate. `window` is the counted window as (start, end) of the monotonic clock, so that what others
+    sampled can be cut to it. `load_generator` and its version made it; `note` says why not another one.
     """
 
     model: str
@@ -63,6 +80,15 @@ class LoadResult:
     first_error: str | None
     client_busy: float
     client_bound: bool
+    summary: LoadSummary | None = None
+    window: tuple[float, float] | None = None
+    load_generator: str = "builtin"
+    load_generator_version: str = ""
+    note: str | None = None
+
+    @property
+    def answered(self) -> int:
+        return len(self.latency_s) if self.summary is None else self.summary.answered
 
 
 class Server(Protocol):
@@ -95,6 +121,7 @@ class LoadGenerator(Protocol):
     def run(self, server: Server, specs: Sequence[LoadSpec]) -> list[LoadResult]:
         """Drive all streams at the same time and return their results in the order of `specs`.
 
-        Raises ServerError where the server died or no request succeeded.
+        Raises ServerError where the server died or no request succeeded, LoadError where the generator
+        itself failed or cannot do this.
         """
         ...

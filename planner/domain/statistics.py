@@ -48,10 +48,14 @@ def samples_needed(percent: float) -> int:
 
 def percentile_or_none(values: Sequence[float], percent: float) -> Percentile:
     """The percentile where at least 20 samples lie beyond it, else None and why."""
+    reason = too_few_for(percent, len(values))
+    return Percentile(percentile(values, percent), None) if reason is None else Percentile(None, reason)
+
+
+def too_few_for(percent: float, count: int) -> str | None:
+    """Why `count` requests are too few for a percentile; None where they are enough."""
     needed = samples_needed(percent)
-    if len(values) < needed:
-        return Percentile(None, f"p{percent:g} needs {needed} requests, the window had {len(values)}")
-    return Percentile(percentile(values, percent), None)
+    return f"p{percent:g} needs {needed} requests, the window had {count}" if count < needed else None
 
 
 def percentile_interval(values: Sequence[float], percent: float, confidence: float = 0.95) -> Interval:

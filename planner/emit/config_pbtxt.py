@@ -66,7 +66,8 @@ def configure(
 
     A model without batching (max_batch_size 0) stays so. Sequence batching and ensemble scheduling keep
     their scheduler word for word; an ensemble has no instances of its own. Of several instance groups the
-    first one stays, with the whole count. With KIND_GPU the group always names its GPU: empty means all.
+    first one stays, with the whole count. With KIND_GPU the group always names its GPU: empty means all. A
+    model that chooses its device itself (KIND_MODEL) goes on doing so on a GPU, among those that the server sees.
     """
     if max_batch_size < 1 and config.max_batch_size > 0:
         raise InputError(
@@ -95,9 +96,10 @@ def _set_instances(config: ModelConfig, instances: int, kind: Kind, gpus: tuple[
     if config.instance_group:
         group.CopyFrom(config.instance_group[0])
     group.count = instances
-    group.kind = ModelInstanceGroup.Kind.Value(kind)
     del group.gpus[:]
-    group.gpus.extend(gpus)
+    if kind == "KIND_CPU" or group.kind != ModelInstanceGroup.Kind.KIND_MODEL:
+        group.kind = ModelInstanceGroup.Kind.Value(kind)
+        group.gpus.extend(gpus)
     del config.instance_group[:]
     config.instance_group.append(group)
 

@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, inspect, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    inspect,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.engine import URL, RowMapping, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, StaticPool
@@ -21,7 +33,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 from planner.domain.profile import Measurement, ProfileRow, ProfileStore
 from planner.domain.serving import LoadMode
 from planner.errors import Incomplete, InputError, NotFoundError, PlannerError, SetupError
-from planner.store.schema import SCHEMA_VERSION, measurement, metadata, store_version
+from planner.store.schema import ADDED_IN_2, SCHEMA_VERSION, measurement, metadata, store_version
 
 BUSY_TIMEOUT_S = 30.0
 _KEYS_PER_STATEMENT = 500
@@ -32,7 +44,8 @@ _CREATE_HINT = "fill it with planner measure or planner profiles import"
 def open_store(url: str, *, must_exist: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S) -> ProfileStore:
     """Open or create the store at a URL such as sqlite:///profiles.db (a bare path means SQLite).
 
-    `must_exist`: for reading; a missing store is a NotFoundError, and no file appears.
+    `must_exist`: for reading; a missing store is a NotFoundError, no file appears, and a store of an older
+    version stays as it is. Else it becomes one of this version.
     """
     parsed = _parse(url)
     name = parsed.render_as_string(hide_password=True)
@@ -42,22 +55,23 @@ def open_store(url: str, *, must_exist: bool = False, busy_timeout_s: float = BU
         engine = _sqlite_engine(parsed, busy_timeout_s)
     else:
         engine = _server_engine(parsed, name)
-    store = DatabaseStore(engine, name)
     try:
         with _explained(name):
-            _prepare(engine, name)
+            version = _prepare(engine, name, upgrade=not must_exist)
     except PlannerError:
-        store.close()
+        engine.dispose()
         raise
-    return store
+    return DatabaseStore(engine, name, version)
 
 
 class DatabaseStore:
     """The protocol ProfileStore over one table; every call is one transaction."""
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: Engine, name: str, version: int = SCHEMA_VERSION) -> None:
         self._engine = engine
         self._name = name
+        absent = {ADDED_IN_2} if version == 1 else set()
+        self._columns = [literal("").label(c.name) if c.name in absent else c for c in measurement.columns]
 
     def add(self, measurements: Iterable[Measurement]) -> None:
         records = {m.key: _record(m) for m in measurements}
@@ -74,15 +88,21 @@ class DatabaseStore:
 
     def get(self, key: str) -> Measurement | None:
         with self._transaction() as connection:
-            found = connection.execute(select(measurement).where(measurement.c.key == key)).mappings().first()
+            query = select(*self._columns).where(measurement.c.key == key)
+            found = connection.execute(query).mappings().first()
         return None if found is None else self._measurement(found)
 
     def rows(self, *, model: str | None = None, device: str | None = None) -> list[ProfileRow]:
-        columns = [measurement.c[name] for name in _ROW_FIELDS]
+        columns = [column for column in self._columns if column.name in _ROW_FIELDS]
         query = select(*columns).where(measurement.c.failure.is_(None), *_filters(model, device))
         with self._transaction() as connection:
             found = connection.execute(query).mappings().all()
         return sorted((self._row(record) for record in found), key=_order)
+
+    def measurements(self, *, model: str | None = None, device: str | None = None) -> list[Measurement]:
+        with self._transaction() as connection:
+            found = connection.execute(select(*self._columns).where(*_filters(model, device))).mappings().all()
+        return sorted((self._measurement(record) for record in found), key=lambda m: _order(m.row))
 
     def remove(self, *, model: str | None = None, device: str | None = None) -> int:
         with self._transaction() as connection:
@@ -217,8 +237,11 @@ def _server_engine(url: URL, name: str) -> Engine:
         ) from error
 
 
-def _prepare(engine: Engine, name: str) -> None:
-    """Create the tables in an empty database; refuse one that is not ours or of another version."""
+def _prepare(engine: Engine, name: str, *, upgrade: bool) -> int:
+    """Create the tables in an empty database; refuse one that is not ours or of a version not known.
+
+    Returns the version that the tables have then.
+    """
     with engine.connect() as connection:
         tables = set(inspect(connection).get_table_names())
     if not tables:
@@ -227,10 +250,27 @@ def _prepare(engine: Engine, name: str) -> None:
         raise InputError(
             f"store {name}: a database, but not a profile store", hint="name another file; this one is left as it is"
         )
+    version = _version(engine)
+    if version not in range(1, SCHEMA_VERSION + 1):
+        raise InputError(f"store {name}: schema_version {version} is unknown; this version reads 1 to {SCHEMA_VERSION}")
+    return _upgraded(engine) if upgrade and version < SCHEMA_VERSION else version
+
+
+def _version(engine: Engine) -> int:
     with engine.connect() as connection:
-        version = connection.scalar(select(func.max(store_version.c.schema_version)))
-    if version != SCHEMA_VERSION:
-        raise InputError(f"store {name}: schema_version {version} is unknown; this version reads {SCHEMA_VERSION}")
+        return int(connection.scalar(select(func.max(store_version.c.schema_version))) or 0)
+
+
+def _upgraded(engine: Engine) -> int:
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        # Two runs may come here at the same moment: the second one waits, and finds it done.
+        old = store_version.c.schema_version == 1
+        if connection.execute(update(store_version).where(old).values(schema_version=SCHEMA_VERSION)).rowcount:
+            connection.exec_driver_sql(f"ALTER TABLE measurement ADD COLUMN {ADDED_IN_2} TEXT NOT NULL DEFAULT ''")
+        connection.commit()
+    return SCHEMA_VERSION
 
 
 def _create(engine: Engine) -> None:

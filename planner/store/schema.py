@@ -1,4 +1,4 @@
-"""The tables of the profile store, version 1."""
+"""The tables of the profile store, version 2. Version 1 had no `variant`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, LargeBinary
 
 from planner.domain.profile import ProfileRow
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+ADDED_IN_2 = "variant"
 
 metadata = MetaData()
 

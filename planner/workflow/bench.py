@@ -12,10 +12,11 @@ from planner.domain.plan import PlannedDevice
 from planner.domain.serving import LoadResult, LoadSpec, Server
 from planner.emit.places import Place
 from planner.emit.repository import repository_of
-from planner.errors import ServerError
+from planner.errors import ServerError, SetupError
 from planner.verify_judge import Usage
 from planner.workflow.cores import CoreShare
-from profiler.devices.cpu import ProcessTreeSampler
+from profiler.devices.base import Device, Sampler
+from profiler.devices.cpu import CpuDevice, ProcessTreeSampler
 from profiler.load.builtin import BuiltinLoadGenerator
 from profiler.server.find import TritonInstallation
 from profiler.server.local import LocalTriton
@@ -29,8 +30,8 @@ class _Running:
     server: LocalTriton
     share: CoreShare
     models: tuple[str, ...]
-    # None on a GPU, whose memory and busy time the process tree does not show.
-    sampler: ProcessTreeSampler | None
+    # None on a GPU of a machine without NVML.
+    sampler: Sampler | None
 
 
 class LocalBench:
@@ -58,13 +59,12 @@ class LocalBench:
     @contextmanager
     def start(self, device: PlannedDevice) -> Iterator[Server]:
         place, share = self._places[device.device], self._shares[device.device]
+        eyes, gpu_uuid = _device(place, share)
         with ExitStack() as stack:
-            server = stack.enter_context(self._server(place, share))
-            sampler = None
-            if place.cores is not None:
-                sampler = stack.enter_context(
-                    ProcessTreeSampler(server.pid, len(place.cores), own_cores=set(share.generator))
-                )
+            if eyes is not None:
+                eyes.prepare()
+            server = stack.enter_context(self._server(place, share, gpu_uuid))
+            sampler = None if eyes is None else stack.enter_context(eyes.sampler(server))
             with self._lock:
                 self._running[id(server)] = _Running(server, share, place.models, sampler)
             stack.callback(self._running.pop, id(server))
@@ -80,7 +80,7 @@ class LocalBench:
             by_model = self._samplers_by_model(running, stack)
             results = generator.run(server, specs)
         self._raise_if_aborted()
-        return results, _usage(running.sampler, by_model, generator.window)
+        return results, _usage(running.sampler, by_model, results[0].window)
 
     def abort(self) -> None:
         with self._lock:
@@ -89,22 +89,22 @@ class LocalBench:
         for one in running:
             one.server.close()
 
-    def _server(self, place: Place, share: CoreShare) -> LocalTriton:
+    def _server(self, place: Place, share: CoreShare, gpu_uuid: str) -> LocalTriton:
         self._raise_if_aborted()
         return LocalTriton.start(
             self._installation,
             repository_of(place, self._emitted),
             cores=share.device,
-            gpu_uuid=str(place.gpu_index) if place.cores is None else "",
+            gpu_uuid=gpu_uuid,
             log_path=self._log_folder / f"{place.node}-{place.folder}.log",
         )
 
     def _samplers_by_model(self, running: _Running, stack: ExitStack) -> dict[str, list[ProcessTreeSampler]]:
         """One per process of a model; only the Python backend on the CPU runs models as processes."""
-        if running.sampler is None:
+        if running.share.device is None:
             return {}
         found: dict[str, list[ProcessTreeSampler]] = {}
-        cores, own = len(running.share.device or ()), set(running.share.generator)
+        cores, own = len(running.share.device), set(running.share.generator)
         for pid, model in _stubs(running.server.pid):
             if model in running.models:
                 sampler = ProcessTreeSampler(pid, cores, SAMPLES_PER_SECOND_AND_MODEL, own_cores=own)
@@ -116,8 +116,25 @@ class LocalBench:
             raise ServerError("the verification was interrupted")
 
 
+def _device(place: Place, share: CoreShare) -> tuple[Device | None, str]:
+    """The device of a place, and what of the machine's GPUs its server may see; a GPU is that of its index."""
+    if place.cores is not None:
+        return CpuDevice(len(place.cores), frozenset(share.generator)), ""
+    from profiler.devices.gpu import GpuDevice
+    from profiler.devices.gpu_list import find_gpu
+    from profiler.devices.nvml import Nvml
+
+    nvml = Nvml()
+    try:
+        nvml.open()
+    except SetupError:
+        return None, str(place.gpu_index)
+    gpu = find_gpu(nvml, f"gpu:{place.gpu_index}")
+    return GpuDevice(nvml, gpu), gpu.uuid
+
+
 def _usage(
-    sampler: ProcessTreeSampler | None,
+    sampler: Sampler | None,
     by_model: Mapping[str, Sequence[ProcessTreeSampler]],
     window: tuple[float, float] | None,
 ) -> Usage:

@@ -1,27 +1,29 @@
-"""From a model repository on disk to profiles in the store: one sweep on a CPU device of this machine."""
+"""From a model repository on disk to profiles in the store: one sweep on a device of this machine."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from planner.domain.profile import ProfileRow
+from planner.domain.serving import LoadGenerator
 from planner.domain.workload import Workload
 from planner.emit import config_pbtxt
-from planner.errors import InputError, NotFoundError
-from planner.inputs import fleet as fleets
-from planner.inputs.catalogue import resolve_type
+from planner.errors import NotFoundError, SetupError
 from planner.inputs.measure_config import CAPACITY_LEVELS, PLANNED_LEVELS, MeasureConfig, read_measure_config
 from planner.inputs.workload import read_workload
 from planner.inputs.yaml_file import nearest
 from planner.store.database import open_store
-from planner.workflow.cores import CoreShare, share_cores
+from planner.workflow.devices import MeasuredDevice, measured_device
 from profiler.environment import environment
 from profiler.load.builtin import BuiltinLoadGenerator
+from profiler.load.perf_analyzer import PerfAnalyzerLoadGenerator
+from profiler.load.perf_analyzer_binary import find_perf_analyzer
+from profiler.load.preferred import PreferredLoadGenerator
 from profiler.measure import MeasureReporter, MeasureSummary, measure
 from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
 from profiler.running import Tools
@@ -36,12 +38,15 @@ DEFAULT_FLEET = Path("fleet.yaml")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRequest:
     """What the user asked for. `models` empty: those of the configuration, else all. `config`, `workload`
-    None: the usual file where there is one. `budget_s` None: the configuration's. `cores` empty: the first ones.
+    None: the usual file where there is one. `budget_s` None: the configuration's. `cores` empty: the first ones of
+    a CPU device, all for a GPU's server. `exclusive`: nobody else may be on the GPU. `load_generator`: perf_analyzer,
+    builtin, or auto for the first where it runs and the other one elsewhere.
     """
 
     model_repository: Path
     models: tuple[str, ...] = ()
     device: str = "cpu-1"
+    exclusive: bool = False
     cores: tuple[int, ...] = ()
     config: Path | None = None
     workload: Path | None = None
@@ -49,6 +54,7 @@ class SweepRequest:
     fresh: bool = False
     store: str = "sqlite:///profiles.db"
     triton_server: Path | None = None
+    load_generator: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,44 +68,69 @@ class Measured:
 def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
     """Measure what the store does not have yet. Each point is stored when it is done, whatever comes after."""
     config = _config(asked.config)
-    device, cores = _device(asked.device)
-    share = _share(device, cores, asked.cores, reporter)
+    target = measured_device(asked.device, asked.cores, DEFAULT_FLEET, exclusive=asked.exclusive)
+    for text in target.notes:
+        reporter.note(text)
     models = _models(asked, config, reporter)
     workload = _workload(asked.workload, config)
     installation = find_triton(asked.triton_server)
+    load_generator = choose_load_generator(asked.load_generator, target.share.generator, reporter)
+    target.device.prepare()
     with tempfile.TemporaryDirectory(prefix="planner-measure-") as scratch:
-        server = _LocalServer(installation, share.device, Path(scratch) / "triton.log")
+        server = _LocalServer(installation, target, Path(scratch) / "triton.log")
         version = server.version(Path(scratch))
         request = MeasureRequest(
             models=models,
-            device=device,
-            cores=cores,
+            device=target.type_name,
             server_version=version,
             budget_s=config.budget_s if asked.budget_s is None else asked.budget_s,
             fresh=asked.fresh,
-            sampler_cores=frozenset(share.generator),
-            environment=environment(server_version=version, server_cores=share.device),
+            environment={
+                **environment(server_version=version, server_cores=target.share.device),
+                **target.device.facts(),
+            },
             **_sweep(config, workload),
         )
-        tools = Tools(server.start, BuiltinLoadGenerator(share.generator), _write_repository)
+        tools = Tools(server.start, load_generator, partial(_write_repository, target), target.device)
         store = open_store(asked.store)
         try:
             summary = measure(request, store, tools, reporter)
-            rows = store.rows(device=device)
+            rows = store.rows(device=target.type_name)
         finally:
             store.close()
     names = {model.name for model in models}
     return Measured(summary, tuple(row for row in rows if row.is_overhead or row.model in names))
 
 
+def choose_load_generator(choice: str, cores: Sequence[int], reporter: MeasureReporter) -> LoadGenerator:
+    """The generator of that name on these cores. SetupError where perf_analyzer was asked for and does not run."""
+    builtin = BuiltinLoadGenerator(cores)
+    if choice == builtin.name:
+        return builtin
+    try:
+        perf_analyzer = PerfAnalyzerLoadGenerator(find_perf_analyzer(), cores)
+    except SetupError as error:
+        if choice == PerfAnalyzerLoadGenerator.name:
+            raise
+        reporter.note(f"load by the built-in generator: {error.message}; {error.hint}")
+        return builtin
+    return perf_analyzer if choice == perf_analyzer.name else PreferredLoadGenerator(perf_analyzer, builtin)
+
+
 @dataclass(frozen=True, slots=True)
 class _LocalServer:
     installation: TritonInstallation
-    cores: tuple[int, ...] | None
+    target: MeasuredDevice
     log_path: Path
 
     def start(self, repository: Path) -> LocalTriton:
-        return LocalTriton.start(self.installation, repository, cores=self.cores, gpu_uuid="", log_path=self.log_path)
+        return LocalTriton.start(
+            self.installation,
+            repository,
+            cores=self.target.share.device,
+            gpu_uuid=self.target.gpu_uuid,
+            log_path=self.log_path,
+        )
 
     def version(self, scratch: Path) -> str:
         """From a server without models: where none starts, this says so before anything else is tried."""
@@ -124,28 +155,6 @@ def _workload(path: Path | None, config: MeasureConfig) -> Workload | None:
             hint="name the file with --workload, or set open_loop.of: capacity",
         )
     return None
-
-
-def _device(name: str) -> tuple[str, int]:
-    """The device type's own name, and its cores; fleet.yaml may have types that the catalogue has not."""
-    types = fleets.read_types(DEFAULT_FLEET) if DEFAULT_FLEET.exists() else fleets.known_types()
-    found = None if name.startswith("gpu:") else resolve_type(name, types)
-    if found is None or found.cores is None:
-        raise InputError(
-            f"--device {name!r}: this version measures CPU devices, cpu-1, cpu-2 and so on",
-            hint="profiles of GPUs come in with `planner profiles import`",
-        )
-    return found.name, found.cores
-
-
-def _share(device: str, count: int, wanted: Sequence[int], reporter: MeasureReporter) -> CoreShare:
-    if wanted and len(wanted) != count:
-        given = ", ".join(map(str, wanted))
-        raise InputError(f"--cores {given}: {device} has {count} cores, {len(wanted)} are named")
-    shares = share_cores({device: count}, sorted(os.sched_getaffinity(0)), wanted)
-    for text in shares.notes:
-        reporter.note(text)
-    return shares.by_device[device]
 
 
 def _models(asked: SweepRequest, config: MeasureConfig, reporter: MeasureReporter) -> list[ModelFacts]:
@@ -211,12 +220,13 @@ def _planned_rps(workload: Workload) -> Mapping[str, float]:
     return {name: peak * headroom[name] for name, peak in peaks.items() if peak > 0}
 
 
-def _write_repository(model: ModelFacts, configuration: Configuration, target: Path) -> None:
+def _write_repository(measured: MeasuredDevice, model: ModelFacts, configuration: Configuration, target: Path) -> None:
     config = config_pbtxt.configure(
         config_pbtxt.read_config(model.path / config_pbtxt.CONFIG_NAME),
         instances=configuration.instances,
         max_batch_size=configuration.max_batch_size,
         queue_delay_us=configuration.queue_delay_us,
-        kind="KIND_CPU",
+        kind="KIND_GPU" if measured.gpu_uuid else "KIND_CPU",
+        gpus=(0,) if measured.gpu_uuid else (),
     )
     config_pbtxt.write_model(model.path, target / model.name, config)

@@ -107,7 +107,7 @@ def _workload(request: SolveRequest, rows: Sequence[ProfileRow]) -> Workload:
     from planner.inputs.workload import read_workload
 
     path = request.workload or DEFAULT_WORKLOAD
-    profiled = sorted({row.model for row in rows if not row.is_overhead})
+    profiled = sorted({row.model for row in rows if not row.is_overhead and not row.variant})
     if request.workload is not None or path.exists():
         workload = read_workload(path)
     elif profiled and RATELESS & set(request.build.objectives):

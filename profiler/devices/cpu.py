@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from planner.domain.serving import Server
+from planner.errors import InputError
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _LOOK_FOR_NEW_S = 1.0
 _PSS_WITHOUT_FILES = re.compile(rb"^Pss_(?:Anon|Shmem): +(\d+)", re.M)
@@ -40,6 +43,46 @@ class Usage:
     busy: float
     memory_bytes: tuple[tuple[float, int], ...]
     cpu_s: tuple[tuple[float, float], ...]
+    power_watts: float | None = None
+
+    def samples(self) -> dict[str, tuple[float, ...]]:
+        memory, cpu = self.memory_bytes, self.cpu_s
+        return {
+            "memory_time_s": tuple(time_s - memory[0][0] for time_s, _ in memory),
+            "memory_bytes": tuple(float(size) for _, size in memory),
+            "cpu_time_s": tuple(time_s - cpu[0][0] for time_s, _ in cpu),
+            "cpu_s": tuple(cpu_s - cpu[0][1] for _, cpu_s in cpu),
+        }
+
+    def remarks(self) -> dict[str, object]:
+        return {}
+
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class CpuDevice:
+    """`cores` of this machine; implements `profiler.devices.base.Device`. `sampler_cores` keeps the sampler
+    off them."""
+
+    cores: int
+    sampler_cores: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.cores < 1:
+            raise InputError(f"a CPU device needs at least 1 core, got {self.cores}")
+
+    def facts(self) -> dict[str, object]:
+        return {}
+
+    def prepare(self) -> None:
+        """Nothing: its cores are always there."""
+
+    def sampler(self, server: Server) -> ProcessTreeSampler:
+        if server.pid is None:
+            raise InputError("a CPU device is measured with a server on this machine, not a remote one")
+        return ProcessTreeSampler(server.pid, self.cores, own_cores=set(self.sampler_cores) or None)
 
 
 class ProcessTree:
@@ -60,7 +103,7 @@ class ProcessTree:
     def pids(self) -> tuple[int, ...]:
         now = self._clock()
         if self._looked_at is None or now - self._looked_at >= _LOOK_FOR_NEW_S:
-            self._known, self._looked_at = _descendants(self.pid), now
+            self._known, self._looked_at = descendants(self.pid), now
             self._file_bytes = _file_bytes(self._known)
         return self._known
 
@@ -135,6 +178,9 @@ class ProcessTreeSampler:
                 self._memory_bytes.append(memory_bytes)
             return now
 
+    def check(self) -> None:
+        """Nothing: a process tree that is gone is the server's own trouble."""
+
     def window(self, start: float | None = None, end: float | None = None) -> Usage:
         """Usage between two times of the sampler's clock (all samples by default).
 
@@ -183,7 +229,8 @@ class ProcessTreeSampler:
             self.own_cpu_s = time.thread_time()
 
 
-def _descendants(pid: int) -> tuple[int, ...]:
+def descendants(pid: int) -> tuple[int, ...]:
+    """The process itself and all that descend from it."""
     found, waiting = [], [pid]
     while waiting:
         found.append(waiting.pop())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,8 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import planner.errors
-from planner.domain.serving import LoadMode, LoadResult, LoadSpec, Server
-from planner.errors import InputError, PlannerError, ServerError, TritonExited, TritonUnreachable
+from planner.domain.serving import LoadResult, LoadSpec, Server
+from planner.errors import LoadError, PlannerError, ServerError, TritonExited, TritonUnreachable
+from profiler.environment import package_version
+from profiler.load.child import check_spec, end_group, raise_if_exited
 
 _POLL_S = 0.2
 _START_AND_STOP_S = 30.0
@@ -22,8 +23,7 @@ _START_AND_STOP_S = 30.0
 class BuiltinLoadGenerator:
     """Drives all streams of a run from one process of its own, pinned to `cores` where given.
 
-    A request without an answer after `deadline_s` counts as failed. `window` is the last run's counted
-    window as (start, end) of the monotonic clock, so that what others sampled can be cut to it.
+    A request without an answer after `deadline_s` counts as failed.
     """
 
     name = "builtin"
@@ -31,18 +31,15 @@ class BuiltinLoadGenerator:
     def __init__(self, cores: Sequence[int] | None = None, *, deadline_s: float = 10.0) -> None:
         self.cores = tuple(cores) if cores else None
         self.deadline_s = deadline_s
-        self.window: tuple[float, float] | None = None
 
     def run(self, server: Server, specs: Sequence[LoadSpec]) -> list[LoadResult]:
         """See LoadGenerator; also InputError where a model's inputs cannot be made up."""
-        self.window = None
         limit_s = _longest_s(specs) + self.deadline_s + _START_AND_STOP_S
         answer = self._answer(server, json.dumps(self._job(server, specs)), limit_s)
         if "error" in answer:
             raise _as_error(answer, server)
         start, end = answer["window"]
-        self.window = (start, end)
-        results = [_result(stream) for stream in answer["streams"]]
+        results = [_result(stream, (start, end)) for stream in answer["streams"]]
         if not any(result.latency_s for result in results) and any(result.failed for result in results):
             first = next(result for result in results if result.failed)
             raise ServerError(
@@ -73,10 +70,10 @@ class BuiltinLoadGenerator:
         try:
             output, errors = _wait(worker, server, job, limit_s)
         finally:
-            _kill(worker)
+            end_group(worker)
         if worker.returncode != 0 or not output:
             tail = "\n".join(errors.splitlines()[-20:])
-            raise PlannerError(f"the load generator ended with code {worker.returncode}", log_tail=tail)
+            raise LoadError(f"the load generator ended with code {worker.returncode}", log_tail=tail)
         answer: dict[str, Any] = json.loads(output)
         return answer
 
@@ -90,31 +87,9 @@ def _wait(worker: subprocess.Popen[str], server: Server, job: str, limit_s: floa
             return worker.communicate(sent, timeout=_POLL_S)
         except subprocess.TimeoutExpired:
             sent = None
-        _raise_if_exited(server)
+        raise_if_exited(server)
         if time.monotonic() > end:
             raise TritonUnreachable(f"the load did not end within {limit_s:.0f} s", log_tail=server.log_tail())
-
-
-def _kill(worker: subprocess.Popen[str]) -> None:
-    if worker.poll() is None:
-        os.killpg(worker.pid, signal.SIGKILL)
-        worker.wait()
-    for pipe in (worker.stdin, worker.stdout, worker.stderr):
-        if pipe is not None and not pipe.closed:
-            pipe.close()
-
-
-def _raise_if_exited(server: Server) -> None:
-    import psutil
-
-    if server.pid is None:
-        return
-    try:
-        alive = psutil.Process(server.pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        alive = False
-    if not alive:
-        raise TritonExited(f"Triton (process {server.pid}) ended under load", log_tail=server.log_tail())
 
 
 def _as_error(answer: dict[str, Any], server: Server) -> PlannerError:
@@ -122,7 +97,7 @@ def _as_error(answer: dict[str, Any], server: Server) -> PlannerError:
     if not issubclass(kind, ServerError):
         return kind(answer["message"], hint=answer["hint"])
     try:
-        _raise_if_exited(server)
+        raise_if_exited(server)
     except TritonExited as exited:
         return exited
     return kind(answer["message"], hint=answer["hint"], log_tail=server.log_tail())
@@ -133,13 +108,7 @@ def _longest_s(specs: Sequence[LoadSpec]) -> float:
 
 
 def _stream(index: int, spec: LoadSpec) -> dict[str, Any]:
-    where = f"load on {spec.model!r}"
-    if spec.mode is LoadMode.OPEN and (spec.rate_rps is None or spec.rate_rps <= 0):
-        raise InputError(f"{where}: an open loop needs rate_rps > 0, got {spec.rate_rps}")
-    if spec.mode is LoadMode.CLOSED and (spec.concurrency is None or spec.concurrency < 1):
-        raise InputError(f"{where}: a closed loop needs concurrency >= 1, got {spec.concurrency}")
-    if spec.seconds <= 0:
-        raise InputError(f"{where}: seconds must be positive, got {spec.seconds}")
+    check_spec(spec)
     return {
         "stream": index,
         "model": spec.model,
@@ -154,5 +123,11 @@ def _stream(index: int, spec: LoadSpec) -> dict[str, Any]:
     }
 
 
-def _result(stream: dict[str, Any]) -> LoadResult:
-    return LoadResult(**{**stream, "sent_s": tuple(stream["sent_s"]), "latency_s": tuple(stream["latency_s"])})
+def _result(stream: dict[str, Any], window: tuple[float, float]) -> LoadResult:
+    series = {name: tuple(stream[name]) for name in ("sent_s", "latency_s")}
+    return LoadResult(**{**stream, **series}, window=window, load_generator_version=_version())
+
+
+def _version() -> str:
+    """Planner's own: its commit, where it has one, is in a measurement's environment."""
+    return package_version("planner") or ""

@@ -1,9 +1,13 @@
-"""Requests for a model that is known by its configuration only: serialised once, sent many times."""
+"""Requests for a model that is known by its configuration only: made once, sent many times."""
 
 from __future__ import annotations
 
+import base64
+import json
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from planner.errors import InputError
@@ -18,6 +22,16 @@ _INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UI
 _FLOATS = {"FP16": "float16", "FP32": "float32", "FP64": "float64"}
 
 
+@dataclass(frozen=True, slots=True)
+class InputTensor:
+    """`raw` holds the values as Triton's raw_input_contents does. `shape` has a batch dimension where asked for."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    raw: bytes
+
+
 def prepare_requests(
     config: Any, *, batch_size: int, shapes: Mapping[str, Sequence[int]], rng: Generator
 ) -> list[bytes]:
@@ -26,10 +40,42 @@ def prepare_requests(
     `config` is Triton's ModelConfig message. InputError where a shape stays open, or where the model cannot
     take such requests.
     """
-    _check_model(config, batch_size, shapes)
-    first = _request(config, batch_size, shapes, rng)
-    variants = max(1, min(_VARIANTS, _BYTES_OF_ALL_VARIANTS // len(first)))
-    return [first, *(_request(config, batch_size, shapes, rng) for _ in range(variants - 1))]
+    variants = _variants(config, batch_size, shapes, rng, batched=config.max_batch_size > 0)
+    return [_request(config.name, tensors) for tensors in variants]
+
+
+def input_data_file(config: Any, *, batch_size: int, shapes: Mapping[str, Sequence[int]], rng: Generator) -> str:
+    """The same values as perf_analyzer's `--input-data` JSON, whose entries are single inferences.
+
+    InputError as in `prepare_requests`.
+    """
+    variants = _variants(config, batch_size, shapes, rng, batched=False)
+    return json.dumps({"data": [{tensor.name: _as_json(tensor) for tensor in tensors} for tensors in variants]})
+
+
+def _as_json(tensor: InputTensor) -> dict[str, Any]:
+    shape = list(tensor.shape)
+    if tensor.datatype == "BYTES":
+        return {"content": list(_texts(tensor.raw)), "shape": shape}
+    return {"content": {"b64": base64.b64encode(tensor.raw).decode()}, "shape": shape}
+
+
+def _texts(raw: bytes) -> Iterator[str]:
+    start = 0
+    while start < len(raw):
+        (size,) = struct.unpack_from("<I", raw, start)
+        yield raw[start + 4 : start + 4 + size].decode()
+        start += 4 + size
+
+
+def values_per_request(config: Any, batch_size: int, shapes: Mapping[str, Sequence[int]]) -> int | None:
+    """How many values a request and its answer hold together; None where an output's size is not declared."""
+    outputs = [tuple(tensor.dims) for tensor in config.output]
+    if any(size < 1 for dims in outputs for size in dims):
+        return None
+    inputs = [input_shape(config, tensor, shapes) for tensor in config.input if _is_sent(tensor, shapes)]
+    per_inference: int = sum(math.prod(dims) for dims in [*inputs, *outputs])
+    return batch_size * per_inference
 
 
 def is_stateful(config: Any) -> bool:
@@ -66,20 +112,43 @@ def _check_model(config: Any, batch_size: int, shapes: Mapping[str, Sequence[int
         raise InputError(f"model {config.name!r} has no input {unknown[0]!r}; its inputs are {known}")
 
 
-def _request(config: Any, batch_size: int, shapes: Mapping[str, Sequence[int]], rng: Generator) -> bytes:
-    from tritonclient.grpc.service_pb2 import ModelInferRequest
+def _variants(
+    config: Any, batch_size: int, shapes: Mapping[str, Sequence[int]], rng: Generator, *, batched: bool
+) -> list[list[InputTensor]]:
+    _check_model(config, batch_size, shapes)
+    first = _tensors(config, batch_size, shapes, rng, batched)
+    size_bytes = sum(len(tensor.raw) for tensor in first)
+    count = max(1, min(_VARIANTS, _BYTES_OF_ALL_VARIANTS // max(1, size_bytes)))
+    return [first, *(_tensors(config, batch_size, shapes, rng, batched) for _ in range(count - 1))]
 
-    request = ModelInferRequest(model_name=config.name)
+
+def _tensors(
+    config: Any, batch_size: int, shapes: Mapping[str, Sequence[int]], rng: Generator, batched: bool
+) -> list[InputTensor]:
+    tensors = []
     for tensor in config.input:
-        if tensor.optional and tensor.name not in shapes:
+        if not _is_sent(tensor, shapes):
             continue
         shape = input_shape(config, tensor, shapes)
-        if config.max_batch_size > 0:
+        if batched:
             shape = (batch_size, *shape)
         datatype = _datatype(tensor)
-        request.inputs.add(name=tensor.name, datatype=datatype, shape=shape)
         zero = _is_zero_in_warmup(config, tensor.name)
-        request.raw_input_contents.append(_values(datatype, shape, zero, rng))
+        tensors.append(InputTensor(tensor.name, datatype, shape, _values(datatype, shape, zero, rng)))
+    return tensors
+
+
+def _is_sent(tensor: Any, shapes: Mapping[str, Sequence[int]]) -> bool:
+    return not tensor.optional or tensor.name in shapes
+
+
+def _request(model: str, tensors: Sequence[InputTensor]) -> bytes:
+    from tritonclient.grpc.service_pb2 import ModelInferRequest
+
+    request = ModelInferRequest(model_name=model)
+    for tensor in tensors:
+        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        request.raw_input_contents.append(tensor.raw)
     return bytes(request.SerializeToString())
 
 

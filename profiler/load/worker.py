@@ -12,7 +12,6 @@ import gc
 import itertools
 import json
 import os
-import random
 import selectors
 import signal
 import sys
@@ -25,12 +24,11 @@ import grpc
 
 from planner.domain.statistics import percentile
 from planner.errors import PlannerError, TritonRefused, TritonUnreachable
+from profiler.load.arrivals import allowed_lag_s, arrival_generator, poisson_arrivals
 from profiler.load.requests import is_stateful, prepare_requests, sequence_suffixes
 
 MAX_OUTSTANDING = 4096
 CLIENT_BOUND_CPU = 0.9
-CLIENT_BOUND_LAG_S = 1e-3
-CLIENT_BOUND_LAG_OF_LATENCY = 0.2
 
 _OUTSTANDING_BYTES = 256 * 1024**2
 _UNAVAILABLE_IN_A_ROW = 20
@@ -107,7 +105,7 @@ class Stream:
                 await asyncio.sleep(0.01)  # a server that refuses at once must not be hammered
 
     async def _open_loop(self) -> None:
-        rng = random.Random(f"{self.spec['seed']} {self.spec['model']} {self.spec['stream']}")
+        rng = arrival_generator(self.spec["seed"], self.spec["model"], self.spec["stream"])
         tasks: set[asyncio.Task[bool]] = set()
         for arrival_s in poisson_arrivals(
             self.spec["rate_rps"], -self.spec["warmup_seconds"], self.spec["seconds"], rng
@@ -133,8 +131,6 @@ class Stream:
 
     def result(self, client_busy: float) -> dict[str, Any]:
         lag_s = percentile(self.lag_s, 90) if self.lag_s else 0.0
-        typical_s = percentile(self.latency_s, 50) if self.latency_s else 0.0
-        allowed_lag_s = max(CLIENT_BOUND_LAG_S, CLIENT_BOUND_LAG_OF_LATENCY * typical_s)
         return {
             "model": self.spec["model"],
             "seconds": self.spec["seconds"],
@@ -144,18 +140,8 @@ class Stream:
             "failed": self.failed,
             "first_error": self.first_error,
             "client_busy": round(client_busy, 4),
-            "client_bound": client_busy > CLIENT_BOUND_CPU or lag_s > allowed_lag_s,
+            "client_bound": client_busy > CLIENT_BOUND_CPU or lag_s > allowed_lag_s(self.latency_s),
         }
-
-
-def poisson_arrivals(rate_rps: float, start_s: float, end_s: float, rng: random.Random) -> list[float]:
-    """Arrival times in [start_s, end_s) of a Poisson process."""
-    arrivals = []
-    time_s = start_s + rng.expovariate(rate_rps)
-    while time_s < end_s:
-        arrivals.append(time_s)
-        time_s += rng.expovariate(rate_rps)
-    return arrivals
 
 
 async def drive(job: dict[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,13 @@ class ControlClient:
         numbers: Mapping[str, object] = _numbers(plain)
         return numbers
 
+    def model_config(self, model: str) -> Any:
+        """Triton's ModelConfig message of a model."""
+        answer = self._call(
+            f"give the configuration of {model!r}", self._client.get_model_config, CALL_TIMEOUT_S, model
+        )
+        return answer.config
+
     def infer_once(self, model: str, input_name: str, values: Sequence[float], output_name: str) -> list[float]:
         """The answer to one request with one FP32 vector, as a proof of life."""
         tensor = InferInput(input_name, [len(values)], "FP32")

@@ -1,11 +1,10 @@
 """What this machine offers for measuring, as plain data; `planner doctor` prints it.
 
-No check raises, and none imports what it looks for into this process.
+No check raises, and none imports what it looks for into this process, but for the library of NVIDIA's driver.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import shutil
@@ -15,8 +14,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planner.errors import PlannerError
+from profiler.load.perf_analyzer_binary import INSTALL_HINT, find_perf_analyzer
 from profiler.server.find import (
     PYTHON_VERSION,
     TritonInstallation,
@@ -26,8 +27,13 @@ from profiler.server.find import (
 )
 from profiler.server.local import LocalTriton
 
+if TYPE_CHECKING:
+    from profiler.devices.gpu_list import GpuFacts
+    from profiler.devices.nvml import Nvml
+
 GIB = 1024**3
 RUN_TIMEOUT_S = 20.0
+NVML_DEADLINE_S = 5.0
 # Each instance of a Python-backend model takes 1 MiB at first and grows with its tensors.
 SHM_NEEDED_BYTES = 256 * 1024**2
 TRIAL_S = 15.0
@@ -44,9 +50,7 @@ class TritonPythonModel:
         inputs = [pb_utils.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("y", 2 * x)]) for x in inputs]
 """
-PERF_ANALYZER_HINT = (
-    "optional: `pip install perf-analyzer` (needs glibc 2.38 or newer); the built-in generator works without"
-)
+PERF_ANALYZER_HINT = f"{INSTALL_HINT}; the built-in load generator works without"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def checks(explicit: Path | None = None) -> list[Check]:
         _python_library(),
         _onnxruntime(),
         _perf_analyzer(),
-        _nvml(),
+        *_gpus(),
         _cores(),
         _memory(),
         _glibc(),
@@ -147,19 +151,50 @@ def _onnxruntime() -> Check:
 
 
 def _perf_analyzer() -> Check:
-    found = shutil.which("perf_analyzer")
-    if found is None:
-        return Check("perf_analyzer", False, "not on PATH", PERF_ANALYZER_HINT)
-    ok, said = _run([found, "--version"])
-    return _check("perf_analyzer", ok, f"{found}: {said}", PERF_ANALYZER_HINT)
-
-
-def _nvml() -> Check:
     try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return Check("nvml", False, "no NVIDIA driver", "GPUs can be planned for here, not measured")
-    return Check("nvml", True, "libnvidia-ml.so.1")
+        found = find_perf_analyzer()
+    except PlannerError as error:
+        return Check("perf_analyzer", False, error.message, PERF_ANALYZER_HINT)
+    return Check("perf_analyzer", True, f"{found.version}, {found.command[-1]}, from {found.origin}")
+
+
+def _gpus() -> Iterator[Check]:
+    from profiler.devices.gpu_list import find_gpus
+    from profiler.devices.nvml import Nvml
+
+    nvml = Nvml(NVML_DEADLINE_S)
+    try:
+        nvml.open()
+        gpus = find_gpus(nvml)
+    except PlannerError as error:
+        yield Check("nvml", False, error.message, "GPUs can be planned for here, not measured")
+        return
+    versions = next((f"driver {gpu.driver}, NVML {gpu.nvml}" for gpu in gpus if gpu.driver), "no GPU")
+    yield _check("nvml", bool(gpus), versions, "NVIDIA's driver is there, and names no GPU")
+    for gpu in gpus:
+        yield _gpu(nvml, gpu)
+
+
+def _gpu(nvml: Nvml, gpu: GpuFacts) -> Check:
+    from profiler.devices.gpu_reading import GpuReader
+
+    hint = "this GPU cannot be measured: look into the kernel's log"
+    if gpu.unusable is not None:
+        return Check(gpu.spec, False, gpu.unusable, hint)
+    try:
+        reader = GpuReader(nvml, gpu.uuid)
+        reader.read()
+    except PlannerError as error:
+        return Check(gpu.spec, False, error.message, hint)
+    name = gpu.name if gpu.mig_profile is None else f"MIG {gpu.mig_profile} of {gpu.name}"
+    memory = "memory unknown" if gpu.memory_bytes is None else f"{gpu.memory_bytes / GIB:.1f} GiB"
+    parts = [name, memory, gpu.uuid]
+    if gpu.mig_mode:
+        parts.append(f"in MIG mode, with {len(gpu.mig_devices)} MIG devices")
+    if gpu.compute_mode not in ("default", None):
+        parts.append(f"compute mode {gpu.compute_mode}")
+    parts += [f"{what} unknown ({reason})" for what, reason in {**gpu.unknown, **reader.unknown}.items()]
+    return Check(gpu.spec, True, ", ".join(parts))
 
 
 def _cores() -> Check:

@@ -15,7 +15,6 @@ import ctypes.util
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -24,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 
 from planner.errors import InputError, SetupError
+from profiler.cache import cache_directory, move_into_place, pip_unpack
 
 WHEEL_NAME = "nvidia-pytriton"
 WHEEL_VERSION = "0.7.0"
@@ -50,15 +50,6 @@ class TritonInstallation:
     library_path: tuple[Path, ...]
     origin: str
     working_directory: Path | None = None
-
-
-def cache_directory() -> Path:
-    """Planner's private cache: $PLANNER_CACHE, else `planner` below the user's cache directory."""
-    if own := os.environ.get("PLANNER_CACHE"):
-        return Path(own).expanduser().absolute()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).expanduser().absolute() / "planner"
-    return Path.home() / ".cache" / "planner"
 
 
 def find_triton(explicit: Path | None = None) -> TritonInstallation:
@@ -146,7 +137,7 @@ def _wheel_backends(root: Path) -> Path:
             )
             stub = Path(shutil.copy2(source, prepared / "python" / STUB_NAME))
             stub.chmod(0o755)
-            _move_into_place(prepared, target, Path("python", STUB_NAME))
+            move_into_place(prepared, target, Path("python", STUB_NAME))
     return target
 
 
@@ -176,35 +167,10 @@ def _unpack(requirement: str, target: Path, proof: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="unpack-") as scratch:
         unpacked = Path(scratch) / "wheel"
-        _pip_unpack(requirement, unpacked)
+        pip_unpack(requirement, unpacked)
         if not (unpacked / proof).is_file():
             raise SetupError(f"{requirement} from pip's index holds no {proof}: it is not the wheel that was tried")
-        _move_into_place(unpacked, target, proof)
-
-
-def _pip_unpack(requirement: str, target: Path) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-input", "--only-binary", ":all:", "--target", str(target), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SetupError(
-            f"pip could not unpack {requirement}: {done.stderr.strip()[-600:]}",
-            hint="the wheels (75 MB in all) come from the package index that pip uses",
-        )
-
-
-def _move_into_place(source: Path, target: Path, proof: Path) -> None:
-    """Rename a finished directory; where another process was first, its result stays.
-
-    `proof` is the file below the directory without which it is broken, and is replaced.
-    """
-    if target.is_dir() and not (target / proof).is_file():
-        target.rename(source.with_name("broken"))
-    try:
-        source.rename(target)
-    except OSError:
-        if not (target / proof).is_file():
-            raise
+        move_into_place(unpacked, target, proof)
 
 
 def _wheel_directory() -> Path:

@@ -14,69 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from planner.domain.serving import LoadMode, LoadSpec
+from planner.domain.serving import LoadSpec
 from planner.domain.statistics import percentile
 from planner.errors import InputError, ServerError, TritonExited, TritonRefused
+from profiler.load.arrivals import poisson_arrivals
 from profiler.load.builtin import BuiltinLoadGenerator
-from profiler.load.worker import poisson_arrivals
 from profiler.server.find import TritonInstallation
 from profiler.server.local import LocalTriton
 from profiler.stability import stability_open
-
-MODEL = """
-import time
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-class TritonPythonModel:
-    def execute(self, requests):
-        answers = []
-        for request in requests:
-            tensors = [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in {names}]
-            time.sleep({seconds})
-            {check}
-            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("y", np.zeros((1, 1), np.float32))]))
-        return answers
-"""
-OUTPUT = 'output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]\ninstance_group [ { kind: KIND_CPU count: 1 } ]\n'
-ONE_INPUT = 'input [ { name: "x" data_type: TYPE_FP32 dims: [ 4 ] } ]\n'
-TYPES = {
-    "bool": ("TYPE_BOOL", "set(np.unique(t)) <= {False, True}"),
-    "int8": ("TYPE_INT8", "t.min() >= 0"),
-    "int64": ("TYPE_INT64", "0 <= t.min() <= t.max() <= 255"),
-    "uint16": ("TYPE_UINT16", "t.max() <= 255"),
-    "fp16": ("TYPE_FP16", "0 <= t.min() <= t.max() <= 1"),
-    "fp64": ("TYPE_FP64", "0 <= t.min() <= t.max() < 1"),
-    "text": ("TYPE_STRING", "all(s.startswith(b'text') for s in t.flatten())"),
-}
-ALL_TYPES = "".join(f'input [ {{ name: "{n}" data_type: {t} dims: [ 2, 3 ] }} ]\n' for n, (t, _) in TYPES.items())
-CHECKS = "; ".join(f"t = tensors[{i}]; assert {check}, repr(t)" for i, (_, check) in enumerate(TYPES.values()))
-
-
-def write_model(
-    repository: Path, name: str, config: str, *, names: tuple[str, ...] = ("x",), seconds: float = 0.0, check: str = ""
-) -> None:
-    (repository / name / "1").mkdir(parents=True)
-    (repository / name / "config.pbtxt").write_text(f'name: "{name}"\nbackend: "python"\n{config}{OUTPUT}')
-    code = MODEL.format(names=names, seconds=seconds, check=check or "pass")
-    (repository / name / "1" / "model.py").write_text(code)
+from tests.small_models import closed, opened, write_small_models
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")
-    write_model(path, "slow", f"max_batch_size: 4\n{ONE_INPUT}", seconds=0.01)
-    write_model(path, "types", f"max_batch_size: 2\n{ALL_TYPES}", names=tuple(TYPES), check=CHECKS)
-    open_dims = 'input [ { name: "x" data_type: TYPE_FP32 dims: [ 3, -1 ] } ]\n'
-    write_model(path, "open", open_dims, check="assert tensors[0].shape == (3, 5)")
-    value = "value { data_type: TYPE_FP32 dims: [3, 7] %s }"
-    warmup = f'model_warmup [ {{ name: "w" batch_size: 1 inputs {{ key: "x" {value} }} }} ]'
-    write_model(path, "warm", open_dims + warmup % "random_data: true", check="assert tensors[0].shape == (3, 7)")
-    write_model(path, "zero", open_dims + warmup % "zero_data: true", check="assert not tensors[0].any()")
-    write_model(path, "broken", ONE_INPUT, check="raise ValueError('out of luck')")
-    sequence = "max_batch_size: 1\nsequence_batching { max_sequence_idle_microseconds: 60000000 }\n"
-    write_model(path, "sequence", sequence + ONE_INPUT)
-    write_model(path, "decoupled", ONE_INPUT + "model_transaction_policy { decoupled: true }\n")
+    write_small_models(path)
     return path
 
 
@@ -88,15 +40,6 @@ def server(
     models = ("slow", "types", "open", "warm", "zero", "broken", "sequence", "decoupled")
     with LocalTriton.start(triton, repository, cores=None, log_path=log, load=models) as running:
         yield running
-
-
-def closed(model: str, **changes: object) -> LoadSpec:
-    values: dict[str, object] = {"seconds": 0.5, "concurrency": 2} | changes
-    return LoadSpec(model=model, mode=LoadMode.CLOSED, **values)  # type: ignore[arg-type]
-
-
-def opened(model: str, rate_rps: float, seconds: float = 2.0, **changes: object) -> LoadSpec:
-    return LoadSpec(model=model, mode=LoadMode.OPEN, seconds=seconds, rate_rps=rate_rps, **changes)  # type: ignore[arg-type]
 
 
 def workers() -> list[str]:
@@ -124,14 +67,13 @@ def test_a_closed_loop_keeps_its_concurrency(server: LocalTriton) -> None:
 
 
 def test_an_open_loop_does_not_wait_for_answers(server: LocalTriton) -> None:
-    generator = BuiltinLoadGenerator()
-    [result] = generator.run(server, [opened("slow", 200.0, seconds=2.0)])
+    [result] = BuiltinLoadGenerator().run(server, [opened("slow", 200.0, seconds=2.0)])
     assert result.offered == pytest.approx(400, abs=80)
     assert len(result.latency_s) == result.offered  # late ones still count
     assert stability_open(result.sent_s, result.latency_s, 2.0, result.offered, result.failed).overloaded
     assert max(result.latency_s) > 0.8  # half of them waited for more than the window
-    assert generator.window is not None
-    assert generator.window[1] - generator.window[0] == pytest.approx(2.0)
+    assert result.window is not None
+    assert result.window[1] - result.window[0] == pytest.approx(2.0)
 
 
 def test_the_warm_up_is_not_counted(server: LocalTriton) -> None:

@@ -6,18 +6,22 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from planner.domain.profile import SERVER_ROW, Measurement, ProfileRow
 from planner.domain.serving import LoadMode, LoadResult, LoadSpec, Server
 from planner.emit import config_pbtxt
-from planner.errors import InputError
+from planner.errors import InputError, TritonUnreachable
+from profiler.devices.cpu import CpuDevice
 from profiler.environment import environment
 from profiler.load.builtin import BuiltinLoadGenerator
+from profiler.load.perf_analyzer import PerfAnalyzerLoadGenerator
+from profiler.load.perf_analyzer_binary import PerfAnalyzerBinary
 from profiler.measure import MeasureReporter, MeasureSummary, measure
 from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
 from profiler.running import Tools
@@ -66,13 +70,12 @@ class Bench:
         return LocalTriton.start(self._triton, repository, cores=self._cores[:1], log_path=self._log)
 
     def tools(self, during: Callable[[Server, LoadSpec], None] = lambda server, spec: None) -> Tools:
-        return Tools(self.start_server, WatchedLoad(self._cores[-1:], during), write_repository)
+        return Tools(self.start_server, WatchedLoad(self._cores[-1:], during), write_repository, CpuDevice(1))
 
     def request(self, *models: ModelFacts, **changes: object) -> MeasureRequest:
         few = MeasureRequest(
             models=models,
             device="cpu-1",
-            cores=1,
             server_version="2.51.0",
             instances=(1,),
             max_batch_sizes=(4,),
@@ -96,13 +99,22 @@ class WatchedLoad:
         self._inner = BuiltinLoadGenerator(cores)
         self._during = during
 
-    @property
-    def window(self) -> tuple[float, float] | None:
-        return self._inner.window
-
     def run(self, server: Server, specs: Sequence[LoadSpec]) -> list[LoadResult]:
         self._during(server, specs[0])
         return self._inner.run(server, specs)
+
+
+class Silent:
+    """A simulated fault: a real server whose statistics cannot be read."""
+
+    def __init__(self, inner: Server) -> None:
+        self._inner = inner
+
+    def statistics(self, model: str) -> Mapping[str, object]:
+        raise TritonUnreachable("no answer")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 def write_repository(model: ModelFacts, configuration: Configuration, target: Path) -> None:
@@ -195,6 +207,9 @@ def test_a_point_keeps_what_is_needed_to_doubt_it(bench: Bench, direction: Model
     assert isinstance(absent, list)
     assert any(reason.startswith("p99 needs 2000 requests") for reason in absent)
     assert point.statistics["inference_count"]
+    parts = [point.statistics[f"{part}_ms"] for part in ("queue", "compute_input", "compute_infer", "compute_output")]
+    assert all(part is not None and part >= 0 for part in parts)
+    assert 0 < sum(parts) <= 1.5 * point.row.latency_mean_ms  # Triton counts the warm-up, too
     assert point.environment["triton"] == "2.51.0"
     assert point.measured_at
 
@@ -257,6 +272,42 @@ def test_a_server_that_dies_in_a_window_is_recorded_with_its_log(bench: Bench, d
     again = bench.measure(request)
     assert again.complete
     assert bench.store.get(dead.key) is not dead
+
+
+def test_statistics_that_cannot_be_read_cost_no_measurement(bench: Bench, direction: ModelFacts) -> None:
+    tools = bench.tools()
+    silent = replace(tools, start_server=lambda repository: Silent(tools.start_server(repository)))
+    summary = measure(bench.request(direction), bench.store, silent)
+    assert summary.complete
+    assert "text_direction: Triton's statistics are unknown: no answer" in summary.notes
+    assert len([note for note in summary.notes if "statistics" in note]) == 1
+    points = [m for m in bench.store.measurements.values() if not m.row.is_overhead]
+    assert len(points) == summary.measured >= 3
+    for point in points:
+        assert point.row.rate_rps is not None
+        assert point.row.executed_batch_mean is None
+        assert point.statistics["unknown"] == "no answer"
+
+
+def test_perf_analyzer_measures_every_point_of_a_sweep(
+    bench: Bench, direction: ModelFacts, example_models: Path, perf_analyzer: PerfAnalyzerBinary
+) -> None:
+    """One model whose requests are exported one by one, and one whose tensors are too large for that."""
+    load = PerfAnalyzerLoadGenerator(perf_analyzer, sorted(os.sched_getaffinity(0))[-1:])
+    request = bench.request(direction, facts(example_models / "speech_activity"), min_window_s=1.0)
+    summary = measure(request, bench.store, replace(bench.tools(), load_generator=load))
+    assert summary.complete, summary
+    for name, samples in (("text_direction", "summary"), ("speech_activity", "every request")):
+        points = [m for m in bench.store.measurements.values() if m.row.model == name]
+        assert {point.row.load for point in points} == {LoadMode.CLOSED, LoadMode.OPEN}
+        for point in points:
+            assert point.row.load_generator == "perf_analyzer"
+            assert point.statistics["samples"] == samples
+            assert bool(point.samples["latency_s"]) == (samples == "every request")
+            assert (point.row.rate_rps or 0) > 0
+            assert (point.row.busy or 0) > 0
+            assert (point.row.latency_mean_ms or 0) > 0
+            assert (point.row.executed_batch_mean or 0) >= 1
 
 
 def test_a_budget_that_ends_leaves_points_out_and_starts_no_server_for_them(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ import psutil
 import pytest
 
 from planner.store.database import open_store
+from profiler.load.perf_analyzer_binary import PerfAnalyzerBinary
 from profiler.server.find import TritonInstallation
 
 QUICK = """\
@@ -30,7 +35,7 @@ window: {min_seconds: 0.5, max_seconds: 0.5}
 WORKLOAD = """\
 schema_version: 1
 models:
-  - {name: file_type, rate_rps: 20, headroom: 0.5, latency_p50_ms: 100}
+  - {name: file_type, rate_rps: 8, headroom: 0.5, latency_p50_ms: 100}
 """
 COMMAND = [sys.executable, "-m", "planner.cli", "measure"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -48,13 +53,24 @@ def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], cwd=project, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_measures_at_multiples_of_the_planned_rate_and_then_nothing(project: Path) -> None:
-    done = run(project, "--json")
+@pytest.mark.parametrize("generator", ["builtin", "perf_analyzer"])
+def test_measures_at_multiples_of_the_planned_rate_and_then_nothing(
+    project: Path, generator: str, request: pytest.FixtureRequest
+) -> None:
+    version = metadata.version("planner")
+    if generator == "perf_analyzer":
+        version = request.getfixturevalue("perf_analyzer").version
+    done = run(project, "--json", "--load-generator", generator)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     rows = [row for row in outcome["profiles"] if row["model"] == "file_type"]
+    assert {row["load_generator"] for row in rows} == {generator}
+    assert {row["latency_p50_ms"] is None or row["latency_p50_ms"] > 0 for row in rows} == {True}
+    assert all(row["rate_rps"] > 0 and row["latency_mean_ms"] > 0 and row["busy"] > 0 for row in rows)
+    assert {remark["load_generator_version"] for remark in remarks(project)} == {version}
+    assert {remark["samples"] for remark in remarks(project)} == {"every request"}
     assert (outcome["complete"], outcome["measured"], len(rows)) == (True, 3, 3)
-    assert sorted(row["offered_rps"] for row in rows if row["load"] == "open") == [30, 60]
+    assert sorted(row["offered_rps"] for row in rows if row["load"] == "open") == [12, 24]
     assert "[1/1] file_type: 1 instance, max batch 4" in done.stderr
 
     again = run(project)
@@ -62,6 +78,41 @@ def test_measures_at_multiples_of_the_planned_rate_and_then_nothing(project: Pat
     assert "0 points measured" in again.stdout
     assert "3 were in the store already" in again.stdout
     assert max(map(len, again.stdout.splitlines())) <= 100
+
+
+def remarks(project: Path) -> list[dict[str, Any]]:
+    """What was stored beside Triton's statistics with each load point."""
+    with closing(sqlite3.connect(project / "profiles.db")) as store:
+        found = [json.loads(text) for (text,) in store.execute("select statistics from measurement")]
+    return [one for one in found if "point" in one]
+
+
+def test_the_default_is_perf_analyzer_where_it_runs(project: Path, perf_analyzer: PerfAnalyzerBinary) -> None:
+    done = run(project, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in json.loads(done.stdout)["profiles"] if row["model"] == "file_type"]
+    assert {row["load_generator"] for row in rows} == {"perf_analyzer"}
+
+
+def test_the_default_elsewhere_is_the_built_in_generator_and_says_why(
+    project: Path, monkeypatch: pytest.MonkeyPatch, triton: TritonInstallation
+) -> None:
+    monkeypatch.setenv("TRITON_SERVER", str(triton.binary))
+    monkeypatch.setenv("PLANNER_CACHE", str(project / "cache"))
+    (cache := project / "cache").mkdir()
+    if triton.working_directory is not None:
+        (cache / triton.working_directory.name).symlink_to(triton.working_directory)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    if importlib.util.find_spec("perf_analyzer") is not None or shutil.which("perf_analyzer") is not None:
+        pytest.skip("this environment has a perf_analyzer of its own")
+    done = run(project, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "load by the built-in generator: perf_analyzer is not on this machine; `planner doctor --inst" in done.stderr
+    rows = [row for row in json.loads(done.stdout)["profiles"] if row["model"] == "file_type"]
+    assert {row["load_generator"] for row in rows} == {"builtin"}
+    asked = run(project, "--load-generator", "perf_analyzer")
+    assert asked.returncode == 2
+    assert "error: perf_analyzer is not on this machine" in asked.stderr
 
 
 def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(project: Path) -> None:
@@ -132,14 +183,14 @@ def test_a_model_that_does_not_load_is_told_with_triton_s_words_and_the_others_g
     [
         (["file_tipe"], "model 'file_tipe' is not in models; there are file_type"),
         (["--model-repository", "nowhere"], "--model-repository nowhere: no such folder"),
-        (["--device", "gpu:0"], "--device 'gpu:0': this version measures CPU devices"),
+        (["--device", "A100-80"], "--device 'A100-80': a GPU of this machine is named by its place or its UUID"),
+        (["--exclusive"], "--exclusive is for GPUs, and --device cpu-1 is none"),
         (["--device", "cpu-999"], "cpu-999 needs 999 cores"),
         (["--cores", "0,9999"], "--cores 0, 9999: cpu-1 has 1 cores, 2 are named"),
         (["--cores", "9999"], "core 9999 is not among the cores"),
         (["--cores", "x"], "cores 'x': write for example 0 or 0,2-3"),
         (["--budget", "soon"], "--budget: 'soon' is not a duration"),
         (["--search", "auto"], "--search auto is not supported by this version"),
-        (["--load-generator", "perf_analyzer"], "--load-generator perf_analyzer is not supported by this version"),
         (["--server", "http://10.0.0.1:8000"], "--server http://10.0.0.1:8000: measuring a server that runs"),
         (["--workload", "gone.yaml"], "gone.yaml"),
         (["--triton-server", "gone"], "gone"),

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Sequence
-from html import unescape
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,66 +22,11 @@ from planner.domain.verification import (
 from planner.plan_files import plan_digest
 from planner.report.fleet_map import standalone_svg
 from planner.report.page import page
+from tests.browser import DARK, LIGHT, brightness, inside, overlap
 from tests.problems import GIB, devices, kind, model, option, problem
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-DARK = "--blink-settings=preferredColorScheme=0"
-LIGHT = "--blink-settings=preferredColorScheme=1"
 HOSTILE = "<script>document.title='taken'</script>"
 NAMES = ("ranker", "text-embedding-multilingual-large-instruct-v2", "vgg19", HOSTILE)
-
-# The page forbids every script in it, so it is measured from the outside, in a frame of the width that is tested.
-FRAME = """<!DOCTYPE html><body style="margin:0"><iframe src="page.html" style="border:0;width:{width}px;height:900px">
-</iframe><pre id="found"></pre><script>
-onload = () => {{
-  const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
-  const box = node => {{ const r = node.getBoundingClientRect(); return [r.left, r.right, r.top, r.bottom]; }};
-  document.getElementById("found").textContent = JSON.stringify({{
-    title: page.title, width: root.scrollWidth, paper: getComputedStyle(page.body).backgroundColor,
-    text: page.body.innerText, headings: [...page.querySelectorAll("h2")].map(h => h.textContent),
-    pictures: [...page.querySelectorAll("svg.fleet")].map(svg => ({{
-      own: box(svg), texts: [...svg.querySelectorAll("text")].map(box) }})),
-  }});
-}};
-</script>"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed; apt-get install -y chromium")
-    return found
-
-
-@pytest.fixture
-def run(browser: str, tmp_path: Path) -> Callable[..., str]:
-    def run_browser(*arguments: str) -> str:
-        # Without a sandbox, so that it also starts as root and in a container; the page is our own.
-        command = [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-            "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'browser'}", *arguments,
-        ]  # fmt: skip
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-    return run_browser
-
-
-@pytest.fixture
-def seen(run: Callable[..., str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """What a reader sees of a page at a width: its text and colours, and where each piece of its map stands."""
-
-    def look(html: str, width: int, scheme: str = LIGHT) -> dict[str, Any]:
-        (tmp_path / "page.html").write_text(html, encoding="utf-8")
-        frame = tmp_path / "frame.html"
-        frame.write_text(FRAME.format(width=width), encoding="utf-8")
-        dom = run(scheme, "--window-size=1400,1000", "--virtual-time-budget=5000", "--dump-dom", frame.as_uri())
-        found = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
-        assert found is not None
-        read: dict[str, Any] = json.loads(unescape(found[1]))
-        return read
-
-    return look
 
 
 def _example() -> tuple[Problem, Plan]:
@@ -141,9 +82,9 @@ def test_no_text_of_the_map_covers_another_or_is_cut_off(seen: Callable[..., dic
     assert sum(len(picture["texts"]) for picture in pictures) > 20
     for picture in pictures:
         for text in picture["texts"]:
-            assert _inside(text, picture["own"])
+            assert inside(text, picture["own"])
         for place, text in enumerate(picture["texts"]):
-            assert not any(_overlap(text, other) for other in picture["texts"][:place])
+            assert not any(overlap(text, other) for other in picture["texts"][:place])
 
 
 def test_a_name_from_a_plan_is_text_and_nothing_else(seen: Callable[..., dict[str, Any]]) -> None:
@@ -159,8 +100,8 @@ def test_every_part_is_drawn(seen: Callable[..., dict[str, Any]]) -> None:
 
 def test_light_and_dark_follow_the_reader(seen: Callable[..., dict[str, Any]]) -> None:
     light, dark = (seen(_html(), 1200, scheme)["paper"] for scheme in (LIGHT, DARK))
-    assert _brightness(light) > 240
-    assert _brightness(dark) < 40
+    assert brightness(light) > 240
+    assert brightness(dark) < 40
 
 
 def test_it_prints(run: Callable[..., str], tmp_path: Path) -> None:
@@ -178,17 +119,3 @@ def test_the_picture_alone_is_drawn_too(run: Callable[..., str], tmp_path: Path)
     source.write_text(standalone_svg(subject, plan), encoding="utf-8")
     run("--window-size=940,300", f"--screenshot={target}", source.as_uri())
     assert target.stat().st_size > 5000
-
-
-def _inside(inner: Sequence[float], outer: Sequence[float]) -> bool:
-    left, right, top, bottom = inner
-    return left >= outer[0] - 1 and right <= outer[1] + 1 and top >= outer[2] - 1 and bottom <= outer[3] + 1
-
-
-def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Of more than the two pixels by which the boxes of two lines of text may touch."""
-    return min(one[1], other[1]) - max(one[0], other[0]) > 2 and min(one[3], other[3]) - max(one[2], other[2]) > 2
-
-
-def _brightness(colour: str) -> float:
-    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3

@@ -121,6 +121,17 @@ def test_a_gpu_instance_group_always_names_its_gpu(tmp_path: Path) -> None:
         config_pbtxt.configure(config, instances=2, max_batch_size=8, queue_delay_us=None, kind="KIND_CPU", gpus=(0,))
 
 
+def test_a_model_that_chooses_its_device_goes_on_doing_so_on_a_gpu(tmp_path: Path) -> None:
+    config = read(tmp_path, CONFIG.replace("kind: KIND_GPU gpus: [ 0, 1 ]", "kind: KIND_MODEL"))
+    on_gpu = config_pbtxt.configure(
+        config, instances=2, max_batch_size=8, queue_delay_us=None, kind="KIND_GPU", gpus=(0,)
+    )
+    [group] = on_gpu.instance_group
+    assert (type(group).Kind.Name(group.kind), list(group.gpus), group.count) == ("KIND_MODEL", [], 2)
+    on_cpu = config_pbtxt.configure(config, instances=2, max_batch_size=8, queue_delay_us=None, kind="KIND_CPU")
+    assert type(group).Kind.Name(on_cpu.instance_group[0].kind) == "KIND_CPU"
+
+
 def test_no_queue_delay_turns_dynamic_batching_off_and_zero_turns_it_on(tmp_path: Path) -> None:
     off = config_pbtxt.configure(
         read(tmp_path, CONFIG), instances=1, max_batch_size=8, queue_delay_us=None, kind="KIND_CPU"

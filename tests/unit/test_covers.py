@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.domain.certificate import Certificate, Cover, Leaf, Proof, ReplicaDual
@@ -21,6 +21,7 @@ from tests.problems import devices, model, option, problem
 CLASSES = st.dictionaries(st.integers(1, 9), st.integers(0, 6), min_size=1, max_size=3)
 
 
+@settings(deadline=None)
 @given(CLASSES, st.integers(1, 15), st.integers(0, 3), st.sampled_from([None, 3, 5]))
 def test_the_cheapest_cover_is_that_of_brute_force(
     prices: dict[int, int], missing: int, at_least: int, at_most: int | None

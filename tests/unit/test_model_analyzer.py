@@ -13,8 +13,10 @@ from shared_data import shared_file
 from planner.domain.profile import ProfileRow
 from planner.domain.serving import LoadMode
 from planner.errors import InputError, NotFoundError
+from planner.inputs.checkpoint_file import read_checkpoint_file
 from planner.inputs.memory_law import MemoryLaw, backend_overhead, fit, replica_bytes
 from planner.inputs.model_analyzer import ImportedCheckpoint, read_checkpoint
+from planner.inputs.model_analyzer_csv import GPU_FILE, INFERENCE_FILE, SERVER_FILE, tables
 from planner.inputs.profile_files import as_measurements, read_profile_file
 
 MB = 1_000_000
@@ -155,15 +157,70 @@ def test_dynamic_batching_and_one_model(tmp_path: Path) -> None:
     assert found.rows[1].memory_bytes == 0
 
 
-def test_an_ensemble_is_refused() -> None:
-    with pytest.raises(InputError, match="ensemble_add_sub: an ensemble; profiles are of its members"):
-        read_checkpoint(shared_file("model_analyzer/ensemble-ckpt/0.ckpt"))
+def test_an_ensemble_is_imported_as_a_whole() -> None:
+    found = read_checkpoint(shared_file("model_analyzer/ensemble-ckpt/0.ckpt"))
+    server, *rows = found.rows
+    assert server.model == "@server"  # its members' backend has no row: their memory cannot be told apart
+    assert {(r.model, r.backend, r.instances) for r in rows} == {("ensemble_add_sub", "ensemble", 1)}
+    assert {r.variant for r in rows} == {"add 1, sub 1", "add 1, sub 2", "add 2, sub 1", "add 3, sub 3"}
+    assert {r.memory_bytes for r in rows} == {318_080}
+    assert len(rows) == 16
+    assert not any(r.is_planned for r in rows)
+    assert "ensemble_add_sub_config_default: it ran on the CPU" in found.notes[0]
+    assert "never planned with" in found.notes[1]
+
+
+def test_where_time_goes_comes_along(titan: ImportedCheckpoint) -> None:
+    first = next(p for p in titan.points if p.row.model == "resnet50_libtorch" and p.row.concurrency == 1)
+    assert set(first.statistics) == {
+        "queue_ms", "compute_input_ms", "compute_infer_ms", "compute_output_ms", "gpu_utilization",
+    }  # fmt: skip
+    parts = sum(v for name, v in first.statistics.items() if name.endswith("_ms") and isinstance(v, float))
+    assert first.row.latency_mean_ms is not None
+    assert 0.8 * first.row.latency_mean_ms < parts < first.row.latency_mean_ms
+
+
+@pytest.mark.parametrize("folder", ["single-model-ckpt", "request-rate-ckpt", "ensemble-ckpt"])
+@pytest.mark.parametrize("name", [INFERENCE_FILE, GPU_FILE, SERVER_FILE])
+def test_the_tables_equal_those_that_model_analyzer_printed(folder: str, name: str) -> None:
+    printed = tables(read_checkpoint_file(shared_file(f"model_analyzer/{folder}/0.ckpt")))[name]
+    golden = shared_file(f"model_analyzer/{folder}/golden-{name}").read_text()
+    assert list(csv.reader(printed.splitlines())) == [row for row in csv.reader(golden.splitlines()) if row]
+
+
+def table_of(tmp_path: Path, data: object, name: str) -> list[dict[str, str]]:
+    path = tmp_path / "0.ckpt"
+    path.write_text(json.dumps(data))
+    return list(csv.DictReader(tables(read_checkpoint_file(path))[name].splitlines()))
+
+
+def test_tables_of_other_shapes(tmp_path: Path) -> None:
+    groups = [{"kind": "KIND_GPU", "count": 2, "gpus": [0, 1]}, {"kind": "KIND_CPU", "count": 3}]
+    (row,) = table_of(tmp_path, checkpoint(config={"name": "m", "instanceGroup": groups}), INFERENCE_FILE)
+    assert row["Instance Group"] == "4:GPU + 3:CPU"
+    assert (row["Request Rate"], row["Max Batch Size"], row["p99 Latency (ms)"]) == ("60", "0", "5.0")
+    assert table_of(tmp_path, checkpoint(config={"name": "m", "cpu_only": True}), GPU_FILE) == []
+    (row,) = table_of(tmp_path, checkpoint(), GPU_FILE)
+    assert (row["GPU Memory Usage (MB)"], row["GPU Power Usage (W)"]) == ("800.0", "")  # not measured: not 0
+    with pytest.raises(InputError, match="models measured together have no table"):
+        table_of(tmp_path, checkpoint(runs=[{"_model_config": {}}, {"_model_config": {}}]), GPU_FILE)
+
+
+def test_a_reading_without_memory_is_not_known(tmp_path: Path) -> None:
+    data = checkpoint()
+    (point,) = data["ResultManager.results"]["_results"]["m"]["m_config_0"][1].values()
+    point["_gpu_data"]["u"] = [["gpu_power_usage", {"_value": 70.0}]]
+    found = read(tmp_path, data)
+    assert found.rows[-1].memory_bytes is None
+    assert found.rows[-1].power_watts == 70.0
+    assert "1 of 1 points have no memory reading: it is not known there" in found.notes
 
 
 def checkpoint(**changes: Any) -> dict[str, Any]:
     """The smallest checkpoint: one configuration, one point."""
     values = [["perf_throughput", {"_value": 100.0}], ["perf_latency_p99", {"_value": 5.0}]]
     parts: dict[str, Any] = {
+        "values": values,
         "config": {"name": "m", "platform": "onnxruntime_onnx", "maxBatchSize": 4},
         "load": {"batch-size": 2, "concurrency-range": None, "request-rate-range": 60},
         "gpus": {"u": {"name": "Tesla T4", "total_memory": 1}},
@@ -172,7 +229,7 @@ def checkpoint(**changes: Any) -> dict[str, Any]:
     }
     point = {
         "_gpu_data": {"u": [["gpu_used_memory", {"_value": 800.0}]]},
-        "_model_config_measurements": [{"_model_specific_pa_params": parts["load"], "_non_gpu_data": values}],
+        "_model_config_measurements": [{"_model_specific_pa_params": parts["load"], "_non_gpu_data": parts["values"]}],
     }
     run = {"_model_run_configs": parts.get("runs", [{"_model_config": parts["config"]}])}
     return {
@@ -210,11 +267,22 @@ def test_without_a_server_only_reading_memory_is_not_known(tmp_path: Path) -> No
         (checkpoint(gpus={}), "it names no GPU"),
         (checkpoint(gpus={"u": {"name": "Tesla T4"}, "v": {"name": "Tesla T4"}}), "measured over 2 GPUs at once"),
         (checkpoint(gpus={"u": {"name": "Voodoo"}}), "unknown GPU type 'Voodoo'"),
-        (checkpoint(runs=[{}, {}]), "2 models were measured together"),
+        (checkpoint(runs=[{"_model_config": {}}, {"_model_config": {}}]), "2 models were measured together"),
+        (checkpoint(runs=[]), "'_model_run_configs' is empty"),
         (checkpoint(config={"cpu_only": True}), "it ran on the CPU"),
         (checkpoint(config={"instanceGroup": [{"kind": "KIND_CPU"}]}), "it ran on the CPU"),
-        (checkpoint(load={"batch-size": 1}), "needs either a concurrency or a request rate"),
-        (checkpoint(load={}), "of a form that is not known"),
+        (checkpoint(load={"batch-size": 1}), "either concurrency-range or request-rate-range is needed"),
+        (checkpoint(load={"concurrency-range": 2}), "_model_specific_pa_params: 'batch-size' is missing"),
+        (checkpoint(load={"batch-size": 0, "concurrency-range": 2}),
+         "_model_specific_pa_params.batch-size: a whole number >= 1 is needed, got 0"),
+        (checkpoint(config={"maxBatchSize": "big"}), 'maxBatchSize: a whole number >= 0 is needed, got "big"'),
+        (checkpoint(config={"instanceGroup": {}}), "instanceGroup: a list is needed, got {}"),
+        (checkpoint(config={"cpu_only": "no"}), 'cpu_only: true or false is needed, got "no"'),
+        (checkpoint(config={"platform": 3}), "platform: text is needed, got 3"),
+        (checkpoint(runs=[3]), "_model_run_configs[0]: an object is needed, got 3"),
+        (checkpoint(server={"u": [["gpu_used_memory"]]}), "u[0]: a list of two is needed"),
+        (checkpoint(server={"u": [["gpu_used_memory", {"_value": -1}]]}), "_value: a number >= 0 is needed, got -1"),
+        (checkpoint(values=[]), "'perf_throughput' is missing; there is nothing"),
         ({"ResultManager.results": {"_results": {}}, "MetricsManager.gpus": {"u": {"name": "Tesla T4"}}},
          "nothing can be imported: it holds no measurement"),
     ],
@@ -229,8 +297,8 @@ def test_importing_twice_gives_the_same_keys(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     head = "model,device,instances,max_batch_size,rate_rps,latency_p99_ms,concurrency\n"
     path.write_text(head + "m,L4,1,1,10,5,\nm,L4,1,1,20,5,\nm,L4,1,1,30,5,4\nm,L4,1,1,30,5,4\n")
-    first = as_measurements(read_profile_file(path).rows, origin="p.csv", imported_at="now")
+    first = as_measurements(read_profile_file(path).points, origin="p.csv", imported_at="now")
     assert len({m.key for m in first}) == 4
     path.write_text(head + "m,L4,1,1,10,6,\nm,L4,1,1,20,6,\nm,L4,1,1,31,6,4\nm,L4,1,1,32,6,4\n")
-    second = as_measurements(read_profile_file(path).rows, origin="p.csv", imported_at="later")
+    second = as_measurements(read_profile_file(path).points, origin="p.csv", imported_at="later")
     assert [m.key for m in second] == [m.key for m in first]

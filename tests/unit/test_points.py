@@ -22,7 +22,7 @@ from profiler.points import (
 RANKER = ModelFacts(
     name="ranker", path=Path("ranker"), backend="python", max_batch_size=4, queue_delay_us=100, digest="d1"
 )
-REQUEST = MeasureRequest(models=[RANKER], device="cpu-1", cores=1, server_version="2.51")
+REQUEST = MeasureRequest(models=[RANKER], device="cpu-1", server_version="2.51")
 
 
 def sizes(request: MeasureRequest, model: ModelFacts) -> list[tuple[int, int, int | None]]:
@@ -109,7 +109,7 @@ def test_a_digest_changes_with_what_triton_loads_and_only_then(tmp_path: Path) -
     assert model_digest(tmp_path) != before
 
 
-@pytest.mark.parametrize("changes", [{"cores": 0}, {"min_window_s": 0.0}, {"min_window_s": 40.0}])
+@pytest.mark.parametrize("changes", [{"min_window_s": 0.0}, {"min_window_s": 40.0}])
 def test_a_request_that_cannot_be_measured_is_refused(changes: dict[str, float]) -> None:
     with pytest.raises(InputError):
         replace(REQUEST, **changes)  # type: ignore[arg-type]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ import pytest
 from shared_data import shared_file
 
 from planner.cli import run
-from planner.domain.profile import ProfileRow
-from planner.errors import NotFoundError
+from planner.domain.profile import Measurement, ProfileRow
 from planner.inputs.profiles_csv import read_profiles
-from planner.profile_views import compare, points, summaries
+from planner.profile_views.tables import compare, summaries
+from planner.store.database import open_store
 
 CSV = """\
 model,device,instances,max_batch_size,queue_delay_us,load,concurrency,offered_rps,rate_rps,latency_p99_ms,memory_bytes,stable
@@ -28,6 +30,8 @@ ranker,L4,2,8,0,open,,200,199,30,300000000,
 ranker,A10,1,1,,closed,1,,120,4,,
 other,L4,1,4,,closed,1,,10,,50000000,
 """
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 Planner = Callable[..., tuple[int, str, str]]
 
@@ -90,16 +94,87 @@ def test_show(filled: Planner) -> None:
     assert "model 'rank' has no profile; models with profiles: other, ranker" in err
 
 
+def test_show_prints_intervals_and_failures(planner: Planner) -> None:
+    slow = tuple(0.001 * (i % 50) for i in range(2500))
+    row = ProfileRow(
+        model="m", device="L4", concurrency=4, rate_rps=100.0, latency_p99_ms=49.0, queue_delay_us=0, max_batch_size=8
+    )
+    store = open_store("profiles.db")
+    store.add(
+        [
+            Measurement(key="a", row=row, statistics={"throughput_interval_rps": [95.5, 104.5], "queue_ms": 1.5},
+                        samples={"latency_s": slow}),
+            Measurement(key="b", row=replace(row, concurrency=8), failure="the server died\nlast words"),
+        ]
+    )  # fmt: skip
+    store.close()
+    code, out, _ = planner("show", "m")
+    assert code == 0
+    assert "m on L4: 1 points" in out
+    assert "95.5..104" in out
+    assert re.search(r"\b4[789](\.\d)?\.\.(49|\?)", out)
+    assert "failed: 1 x 8, closed 8: the server died" in out
+    assert "last words" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    first, second = json.loads(planner("show", "m", "--json")[1])
+    assert (first["rate_interval_rps"], first["queue_ms"], first["failure"]) == ([95.5, 104.5], 1.5, None)
+    assert (second["latency_p99_interval_ms"], second["failure"]) == (None, "the server died\nlast words")
+
+
 def test_compare(filled: Planner) -> None:
-    _, out, _ = filled("compare", "--p99", "10")
-    assert "Best rate within p99 10 ms" in out
-    assert "150/s" in out
-    assert "whole device" in out
+    code, out, err = filled("compare", "--p99", "10", "--price", "L4=0.72")
+    assert code == 0
+    assert "By busy within p99 10 ms" in out
+    assert re.search(r"ranker +L4 +1 x 1 +150 +9 +163 +6,667 +1.33", out)
+    assert re.search(r"ranker +A10 +1 x 1 +120 +4 +whole +8,333 +-", out)
+    assert max(map(len, out.splitlines())) <= 80
+    assert "energy is not known: the records have no power" in err
+    assert "cost is not known on A10: give its price per hour, --price A10=USD" in err
+    assert "other: no stable point within p99 10 ms" in err
+    assert "busy time of ranker on A10, ranker on L4 was not measured" in err
     data = json.loads(filled("compare", "--json", "--model", "ranker")[1])
     assert data["best"]["ranker"]["L4"]["peak_rps"] == 199.0
     assert data["devices"] == ["A10", "L4"]
+    assert [r["inferences_per_s"] for r in data["ranking"]] == [199.0, 120.0]
+    assert data["ranking"][0]["energy_wh_per_million"] is None
     assert filled("compare", "--device", "T4")[0] == 2
     assert filled("compare", "--model", "none")[0] == 2
+
+
+def test_compare_ranks_every_configuration_by_what_is_asked(filled: Planner) -> None:
+    data = json.loads(filled("compare", "--json", "--all", "--by", "memory")[1])
+    assert [r["memory_bytes"] for r in data["ranking"]] == [50_000_000, 163_000_000, 300_000_000, None]
+    assert "4 configurations in all; --all shows each of them" in filled("compare")[1]
+    assert "By rate on L4" in filled("compare", "--by", "rate", "--device", "L4")[1]
+
+
+def test_bounds_and_prices_from_files(filled: Planner) -> None:
+    Path("workload.yaml").write_text("schema_version: 1\nmodels: [{name: ranker, rate_rps: 5, latency_p99_ms: 5}]\n")
+    Path("fleet.yaml").write_text("schema_version: 1\nnodes: [{name: a, gpus: 1xL4, usd_per_hour: 3.6}]\n")
+    data = json.loads(filled("compare", "--json", "--workload", "workload.yaml", "--model", "ranker")[1])
+    assert [(r["device"], r["inferences_per_s"]) for r in data["ranking"]] == [("L4", 100.0), ("A10", 120.0)]
+    assert [r["usd_per_million"] for r in data["ranking"]] == [pytest.approx(10.0), None]
+    code, _, err = filled("compare", "--workload", "workload.yaml", "--p99", "5")
+    assert code == 2
+    assert "give --p99 or --workload, not both" in err
+
+
+def test_report(filled: Planner) -> None:
+    code, out, _ = filled("report", "-o", "all.html")
+    assert code == 0
+    assert out == "written: all.html\n"
+    page = Path("all.html").read_text()
+    assert "Profiles: 2 models on A10, L4" in page
+    assert "<script" not in page
+    assert not re.search(r"https?:|src=|url\(|@import", page)
+    assert json.loads(filled("report", "other", "--json")[1]) == {"written": "profiles.html", "models": ["other"]}
+    page = Path("profiles.html").read_text()
+    assert "Profiles: other on L4" in page
+    assert "ranker" not in page
+    assert filled("report", "none")[0] == 2
+    code, _, err = filled("report", "other", "--device", "A10")
+    assert code == 2
+    assert "there is no profile of a model to report on" in err
 
 
 def test_import_twice_replaces_and_export_gives_it_back(filled: Planner) -> None:
@@ -136,6 +211,40 @@ def test_import_a_checkpoint_shows_the_memory_law(planner: Planner) -> None:
     assert "overhead not known, it stays in each replica" in planner("import", one)[1]
 
 
+def test_import_a_checkpoint_writes_its_tables(planner: Planner) -> None:
+    path = str(shared_file("model_analyzer/single-model-ckpt/0.ckpt"))
+    code, out, _ = planner("import", path, "--csv", "tables")
+    assert code == 0
+    assert "written: tables/metrics-model-inference.csv, tables/metrics-model-gpu.csv" in out
+    golden = shared_file("model_analyzer/single-model-ckpt/golden-metrics-model-gpu.csv").read_text()
+    assert Path("tables/metrics-model-gpu.csv").read_text().split() == golden.split()
+
+
+def test_import_a_perf_analyzer_report(planner: Planner) -> None:
+    report = str(GOLDEN / "perf_analyzer-2.60.0-concurrency.csv")
+    sizes = ["--instances", "1", "--max-batch-size", "4", "--request-batch-size", "2"]
+    code, out, err = planner("import", report, "--model", "m", "--device", "A100", *sizes, "--queue-delay", "off")
+    assert code == 0
+    assert "imported 4 rows" in out
+    assert re.search(r"m +A100-80 +4", out)
+    assert "past the knee" in err
+    code, _, err = planner("import", report)
+    assert code == 2
+    assert "for example --model ranker" in err
+
+
+def test_an_ensemble_keeps_its_variants_and_goes_out_and_in_again(planner: Planner) -> None:
+    assert planner("import", str(shared_file("model_analyzer/ensemble-ckpt/0.ckpt")))[0] == 0
+    assert planner("export", "out.parquet")[0] == 0
+    assert planner("import", "out.parquet")[0] == 0
+    data = json.loads(planner("list", "--json")[1])
+    assert [c["points"] for c in data["configurations"]] == [5, 5, 5, 1]
+    out = planner("show", "ensemble_add_sub")[1]
+    assert re.search(r"add 1, sub 2 +- +closed 8 +2,866", out)
+    Path("workload.yaml").write_text("schema_version: 1\nmodels: [{name: ensemble_add_sub, rate_rps: 5}]\n")
+    assert run(["solve", "--gpus", "1xTITAN-RTX"]) == 3
+
+
 def test_remove(filled: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = filled("remove")
     assert code == 2
@@ -161,7 +270,7 @@ def test_remove_asks_on_a_terminal(filled: Planner, monkeypatch: pytest.MonkeyPa
     assert "removed 1 points" in out
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["show", "m"], ["compare"], ["export", "x.csv"],
+@pytest.mark.parametrize("arguments", [["list"], ["show", "m"], ["compare"], ["report"], ["export", "x.csv"],
                                        ["remove", "--model", "m", "--yes"]])  # fmt: skip
 def test_a_missing_store_is_not_created(planner: Planner, arguments: list[str]) -> None:
     code, _, err = planner(*arguments)
@@ -189,8 +298,3 @@ def test_compare_has_a_gap_where_nothing_was_measured() -> None:
     assert found.best["m"]["T4"] is None
     assert found.best["n"]["T4"] is None
     assert found.best["m"]["L4"] is not None
-
-
-def test_points_of_an_unknown_model() -> None:
-    with pytest.raises(NotFoundError, match="models with profiles: none"):
-        points([], "m")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from planner.errors import InputError, SetupError
+from profiler import cache
 from profiler.server import find
 
 
@@ -97,7 +98,7 @@ def test_the_wheel_is_unpacked_once_with_an_executable_stub(
         calls.append(requirement)
         unpack_fake_wheel(requirement, target)
 
-    monkeypatch.setattr(find, "_pip_unpack", pip)
+    monkeypatch.setattr(find, "pip_unpack", pip)
     first = find.install_wheel()
     assert first == find.install_wheel()
     assert calls == ["nvidia-pytriton==0.7.0", "numpy==1.26.4"]
@@ -116,7 +117,7 @@ def test_two_processes_may_unpack_at_once(bare_machine: Path, monkeypatch: pytes
         unpack_fake_wheel(requirement, target)
         both_inside.wait()
 
-    monkeypatch.setattr(find, "_pip_unpack", pip)
+    monkeypatch.setattr(find, "pip_unpack", pip)
     found: list[find.TritonInstallation] = []
     threads = [threading.Thread(target=lambda: found.append(find.install_wheel())) for _ in range(2)]
     for thread in threads:
@@ -125,14 +126,14 @@ def test_two_processes_may_unpack_at_once(bare_machine: Path, monkeypatch: pytes
         thread.join()
     assert len(found) == 2
     assert found[0] == found[1]
-    leftovers = [path.name for path in find.cache_directory().iterdir() if path.name.startswith("unpack-")]
+    leftovers = [path.name for path in cache.cache_directory().iterdir() if path.name.startswith("unpack-")]
     assert leftovers == []
 
 
 def test_numpy_1_comes_along_only_where_the_environment_has_another(
     bare_machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(find, "_pip_unpack", unpack_fake_wheel)
+    monkeypatch.setattr(find, "pip_unpack", unpack_fake_wheel)
     numpy_1 = find.install_wheel().working_directory
     assert numpy_1 is not None
     assert (numpy_1 / "numpy").is_dir()
@@ -145,7 +146,7 @@ def test_numpy_1_comes_along_only_where_the_environment_has_another(
 
 
 def test_a_broken_cache_is_replaced(bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find, "_pip_unpack", unpack_fake_wheel)
+    monkeypatch.setattr(find, "pip_unpack", unpack_fake_wheel)
     first = find.install_wheel()
     first.binary.unlink()
     assert first.backend_directory is not None
@@ -186,4 +187,4 @@ def test_cache_directory(variables: dict[str, str], expected: Path, monkeypatch:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert find.cache_directory() == expected
+    assert cache.cache_directory() == expected

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, insert, update
+from sqlalchemy import event, insert, select, update
 from sqlalchemy.engine import Engine
 
 from planner.domain.profile import Measurement, ProfileRow, ProfileStore
@@ -27,7 +27,7 @@ ROW = ProfileRow(
     request_batch_size=2, concurrency=4, offered_rps=9.5, rate_rps=9.1, latency_mean_ms=1.1, latency_p50_ms=1.0,
     latency_p90_ms=1.2, latency_p95_ms=1.3, latency_p99_ms=1.4, memory_bytes=2**40, memory_cold_bytes=5, busy=0.5,
     power_watts=70.5, executed_batch_mean=1.7, stable=False, failed=2, load_generator="builtin",
-    model_digest="sha256:a", source="published: x",
+    model_digest="sha256:a", source="published: x", variant="add 1, sub 2",
 )  # fmt: skip
 
 
@@ -128,6 +128,38 @@ def test_version_1_is_still_read(tmp_path: Path) -> None:
         LoadMode.OPEN,
         {"latency_s": (0.1, 0.25)},
     )
+
+
+def test_version_1_becomes_version_2_when_it_is_written(tmp_path: Path) -> None:
+    copy = tmp_path / "old.db"
+    shutil.copy(GOLDEN, copy)
+    before = open_store(str(copy), must_exist=True).rows()
+    store = open_store(str(copy))
+    store.add([measured("a")])
+    again = open_store(str(copy), must_exist=True)
+    assert again.rows() == sorted([*before, ROW], key=lambda row: row.model)
+    assert again.get("a") == measured("a")
+    with engine_of(again).connect() as connection:
+        assert connection.scalars(select(store_version.c.schema_version)).all() == [2]
+
+
+def test_version_1_stays_when_it_is_only_read(tmp_path: Path) -> None:
+    copy = tmp_path / "old.db"
+    shutil.copy(GOLDEN, copy)
+    before = copy.read_bytes()
+    store = open_store(f"sqlite:///{copy}", must_exist=True)
+    assert {row.variant for row in store.rows()} == {""}
+    assert [m.failure for m in store.measurements(model="ranker")].count("out of memory") == 1
+    store.close()
+    assert copy.read_bytes() == before
+
+
+def test_measurements_come_with_all_that_is_kept_of_them(store: ProfileStore) -> None:
+    other = measured("b", ProfileRow(model="n", device="L4"))
+    store.add([other, measured("a", failure="the server died")])
+    assert store.measurements() == [measured("a", failure="the server died"), other]
+    assert store.measurements(model="n", device="L4") == [other]
+    assert store.measurements(device="A10") == []
 
 
 WRITER = """
@@ -234,7 +266,7 @@ def test_a_foreign_database_is_left_alone(path: Path) -> None:
 def test_an_unknown_version(store: ProfileStore, path: Path) -> None:
     with engine_of(store).begin() as connection:
         connection.execute(insert(store_version).values(schema_version=7))
-    with pytest.raises(InputError, match="schema_version 7 is unknown; this version reads 1"):
+    with pytest.raises(InputError, match="schema_version 7 is unknown; this version reads 1 to 2"):
         open_store(f"sqlite:///{path}")
 
 

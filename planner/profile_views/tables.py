@@ -1,4 +1,4 @@
-"""Tables over profile rows: what has been measured, one model's points, models or devices side by side. Pure."""
+"""Tables over profile rows: what has been measured, models or devices side by side. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from planner.domain.profile import ProfileRow
 from planner.domain.serving import LoadMode
-from planner.errors import NotFoundError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +22,7 @@ class ConfigurationSummary:
     max_batch_size: int
     queue_delay_us: int | None
     request_batch_size: int
+    variant: str
     points: int
     peak_rps: float | None
     peak_load: LoadMode | None
@@ -65,6 +65,7 @@ def _summary(group: Sequence[ProfileRow], bound_ms: float | None) -> Configurati
         max_batch_size=first.max_batch_size,
         queue_delay_us=first.queue_delay_us,
         request_batch_size=first.request_batch_size,
+        variant=first.variant,
         points=len(group),
         peak_rps=peak.rate_rps if peak else None,
         peak_load=peak.load if peak else None,
@@ -82,22 +83,6 @@ def overheads(rows: Iterable[ProfileRow]) -> list[Overhead]:
         if r.is_overhead
     ]
     return sorted(found, key=lambda o: (o.device, o.what != "@server", o.what))
-
-
-def points(rows: Iterable[ProfileRow], model: str) -> list[ProfileRow]:
-    """Every point of one model by configuration and load; NotFoundError names what there is."""
-    rows = list(rows)
-    found = [row for row in rows if row.model == model]
-    if not found:
-        known = ", ".join(sorted({row.model for row in rows if not row.is_overhead})) or "none"
-        raise NotFoundError(f"model {model!r} has no profile; models with profiles: {known}")
-    return sorted(
-        found,
-        key=lambda r: (
-            r.device, r.instances, r.max_batch_size, r.queue_delay_us or -1, r.request_batch_size,
-            r.load, r.concurrency or r.offered_rps or 0.0, r.rate_rps or 0.0,
-        ),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
