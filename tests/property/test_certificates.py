@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from planner.domain.certificate import Decision, Leaf, Proof, RowDual, RowKind
 from planner.domain.device_value import most_valuable
-from planner.domain.limits import limits_of
 from planner.domain.layout import Layout
+from planner.domain.limits import limits_of
 from planner.domain.objectives import integer_value
 from planner.domain.plan import Placement
 from planner.domain.problem import Objective, Option, Problem
