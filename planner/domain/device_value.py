@@ -8,7 +8,7 @@ most fragile replica is; so that in each case the limits of all resources are ne
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import add, itemgetter, mul, sub
 
 from planner.domain.candidates import Candidate, NotSettled, candidates_of
@@ -65,45 +65,29 @@ class _Prices:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """Contents of `candidates`, which are in order of fragility, with at least one of the first `leads` of them.
+    """Contents of `candidates` that take at most `capacity` [resources] together.
 
     Overheads of `paid` bytes are spent; each backend of `undecided` (name, bytes) may be there or not.
     """
 
     candidates: Sequence[Candidate]
-    leads: int
+    capacity: tuple[int, ...]
     paid: int
     undecided: Sequence[tuple[str, int]]
     prices: Sequence[float]
 
-    def only(self, kept: Sequence[Candidate], prices: Sequence[float]) -> _Case:
-        """The case with those candidates alone that are left in `kept`."""
-        known = set(map(id, kept))
-        leads = sum(1 for c in self.candidates[: self.leads] if id(c) in known)
-        rest = [c for c in self.candidates if id(c) in known]
-        backends = {c.backend for c in rest}
-        undecided = [(name, overhead) for name, overhead in self.undecided if name in backends]
-        return _Case(rest, leads, self.paid, undecided, prices)
+    def by_backend(self, place: int) -> Iterator[_Case]:
+        """The backend is there, or not: together the same contents."""
+        name, overhead = self.undecided[place]
+        rest = [*self.undecided[:place], *self.undecided[place + 1 :]]
+        yield replace(self, paid=self.paid + overhead, undecided=rest)
+        yield replace(self, candidates=[c for c in self.candidates if c.backend != name], undecided=rest)
 
-    def parts(self) -> Iterator[_Case]:
-        """Cases that together hold the same contents; itself where it is not to be split."""
-        if self.undecided:
-            (name, overhead), rest = self.undecided[-1], self.undecided[:-1]
-            yield _Case(self.candidates, self.leads, self.paid + overhead, rest, self.prices)
-            without = [c for c in self.candidates if c.backend != name]
-            leads = sum(1 for c in self.candidates[: self.leads] if c.backend != name)
-            yield _Case(without, leads, self.paid, rest, self.prices)
-            return
-        cut = self._cut()
-        yield _Case(self.candidates[cut:], self.leads - cut, self.paid, (), self.prices)
-        if cut:
-            yield _Case(self.candidates, cut, self.paid, (), self.prices)
-
-    def _cut(self) -> int:
-        """A place near the middle of the leads where the limits change; 0 where they are all the same."""
-        middle = self.leads // 2
-        changes = [i for i in range(1, self.leads) if self.candidates[i - 1].limit != self.candidates[i].limit]
-        return min(changes, key=lambda i: abs(i - middle), default=0)
+    def by_level(self, resource: int, level: int) -> Iterator[_Case]:
+        """Someone bears no more of the resource than the level, or all bear more: together the same contents."""
+        least = tuple(min(most, level) if r == resource else most for r, most in enumerate(self.capacity))
+        yield replace(self, capacity=least)
+        yield replace(self, candidates=[c for c in self.candidates if c.limit[resource] > level])
 
 
 class _Search:
@@ -123,55 +107,65 @@ class _Search:
         if sum(self._left[group] * value for group, value in best.items()) <= self.above:
             return
         overheads = [(name, overhead) for name, overhead in self._room.overheads.items() if overhead]
-        overheads.sort(key=itemgetter(1))
         start = [self.above / self._unit / len(self._scale)] * len(self._scale)
-        whole = _Case(self._by_fragility(), len(self._all), 0, overheads, start)
+        whole = tuple(max(limits) for limits in zip(*(c.limit for c in self._all), strict=True))
         try:
-            self._explore(whole.only(self._all, start), STEPS_AT_ROOT)
+            self._explore(_Case(self._all, whole, 0, overheads, start), STEPS_AT_ROOT)
         except _Enough:
             return
         except RecursionError as error:
             raise NotSettled(f"too many replicas fit on one {self._room.kind.name}") from error
 
-    def _by_fragility(self) -> list[Candidate]:
-        """Those first beside which the fewest average candidates may stand."""
-        means = [sum(c.use[r] for c in self._all) / len(self._all) or 1.0 for r in range(len(self._scale))]
-        return sorted(self._all, key=lambda c: (min(m / u for m, u in zip(c.limit, means, strict=True)), c.limit))
-
     def _explore(self, case: _Case, steps: int = STEPS_OF_CASE) -> None:
-        """Go through a case, in parts while their limits differ."""
+        """Go through a case, in parts while its relaxed content exceeds what these would tell apart."""
         self._count()
-        leads = case.candidates[: case.leads]
-        if not leads:
+        if not case.candidates:
             return
-        nothing = (0,) * len(self._scale)
-        capacity = _capacity(case, leads)
-        split = bool(case.undecided) or any(c.limit != leads[0].limit for c in leads)
-        if not split and len(leads) == 1:
-            self._dive_with(leads[0], case, capacity)
-            return
+        borne = (max(limits) for limits in zip(*(c.limit for c in case.candidates), strict=True))
+        most = tuple(map(min, case.capacity, borne))
+        capacity = (most[0] - case.paid, *most[1:])
         if capacity[0] < 0:
             return
+        nothing = (0,) * len(self._scale)
         fitting = self._fitting(case.candidates, nothing, capacity)
         rows, bound, prices = self._priced(fitting, 0, capacity, case.prices, steps)
         if bound < self._needed:
             return
         kept = self._hopeful(rows, bound)
-        if not split:
-            self._dive([row[-1] for row in kept], 0, nothing, capacity, prices.shares, [])
-            return
-        for part in case.only([row[-1] for row in kept], prices.shares).parts():
+        candidates = [row[-1] for row in kept]
+        hopeful = replace(case, candidates=candidates, capacity=most, prices=prices.shares)
+        parts = self._parts(hopeful, self._taken(kept, capacity, prices))
+        if parts is None:
+            self._dive(candidates, 0, nothing, capacity, prices.shares, [])
+        for part in parts or ():
             self._explore(part)
 
-    def _dive_with(self, lead: Candidate, case: _Case, capacity: tuple[int, ...]) -> None:
-        """Contents that hold one candidate, and others that are less fragile."""
-        capacity = tuple(map(min, capacity, lead.limit))
-        if any(own > most for own, most in zip(lead.use, capacity, strict=True)):
-            return
-        self._left[lead.group] -= 1
-        rest = self._fitting(case.candidates, lead.use, capacity)
-        self._dive(rest, lead.value, lead.use, capacity, case.prices, [lead])
-        self._left[lead.group] += 1
+    def _parts(self, case: _Case, taken: Sequence[int]) -> Iterator[_Case] | None:
+        """The two cases that differ most from what the relaxed content assumes; None where it assumes nothing."""
+        excess, parts = 0.0, None
+        for resource, reach in enumerate(taken):
+            levels = sorted({c.limit[resource] for c in case.candidates if c.limit[resource] < reach})
+            if levels and 1 - levels[len(levels) // 2] / reach > excess:
+                level = levels[len(levels) // 2]
+                excess, parts = 1 - level / reach, case.by_level(resource, level)
+        backends = {c.backend for c in case.candidates}
+        for place, (name, overhead) in enumerate(case.undecided):
+            share = case.prices[0] * overhead / self._scale[0] * self._unit / max(1, self.above)
+            if name in backends and (share > excess or parts is None):
+                excess, parts = share, case.by_backend(place)
+        return parts
+
+    def _taken(self, rows: Sequence[_Row], capacity: Sequence[int], prices: _Prices) -> list[int]:
+        """What the relaxed content takes: all there is of a resource that has a price."""
+        taken, seen = [0] * len(capacity), set()
+        for gain, _, group, candidate in rows:
+            if gain > 0 and group not in seen:
+                seen.add(group)
+                taken = [t + self._left[group] * own for t, own in zip(taken, candidate.use, strict=True)]
+        return [
+            most if price > 0 else min(own, most)
+            for own, most, price in zip(taken, capacity, prices.shares, strict=True)
+        ]
 
     def _dive(
         self,
@@ -291,10 +285,3 @@ class _Search:
         self.content = tuple(names)
         if self._first:
             raise _Enough
-
-
-def _capacity(case: _Case, leads: Sequence[Candidate]) -> tuple[int, ...]:
-    """What a content of the case may use of each resource: it holds one of the leads, and pays for its backend."""
-    overheads = dict(case.undecided)
-    memory, *others = (max(limits) for limits in zip(*(c.limit for c in leads), strict=True))
-    return (memory - case.paid - min(overheads.get(c.backend, 0) for c in leads), *others)
