@@ -20,7 +20,6 @@ from solvers.columns.generation import Relaxed, Task
 FINEST = 10**13
 # Taken off the duals, so that sums of floating-point numbers that hold just so hold in whole numbers too.
 MARGIN = 1e-9
-SHARE_OF_GAP = 0.05
 NODE_LIMIT = 5_000_000
 
 
@@ -34,17 +33,15 @@ class Held:
 
 
 def proof_of(
-    objective: Objective, task: Task, relaxed: Relaxed, largest_cost: int, unit: int, held: Sequence[Held], gap: float
+    objective: Objective, task: Task, relaxed: Relaxed, largest_cost: int, unit: int, held: Sequence[Held]
 ) -> Proof:
     """One leaf: the duals of a linear relaxation. `held` are the task's caps, in their order.
 
-    `largest_cost` is what a cost of 1 in the task means in the objective's integer unit. `gap`: of the plan, as a
-    share; a part of it is given up, so that the check has an easier time.
+    `largest_cost` is what a cost of 1 in the task means in the objective's integer unit.
     """
     scale = max(1, FINEST // largest_cost)
     whole = scale * largest_cost
-    less = (1 - MARGIN) * (1 - SHARE_OF_GAP * gap)
-    prices = [math.floor(float(price) * whole * less) for price in relaxed.duals.rows]
+    prices = [math.floor(float(price) * whole * (1 - MARGIN)) for price in relaxed.duals.rows]
     duals, numerator = [], 0
     for row, dual in zip(relaxed.rows.rows, prices, strict=True):
         # Where models may be left out, a minimum of replicas is no row of its own.

@@ -166,9 +166,7 @@ class _Run:
 
     def _prove(self, place: int, task: Task, relaxed: Relaxed, costs: Costs, held: Sequence[Held]) -> None:
         objective = self._problem.objectives[place]
-        reached = integer_value(Layout(self._problem, self.plan or ()), objective)
-        gap = 1 - costs.whole(relaxed.bound) / reached if reached else 0.0
-        proof = proof_of(objective, task, relaxed, costs.largest, costs.unit, held, max(0.0, gap))
+        proof = proof_of(objective, task, relaxed, costs.largest, costs.unit, held)
         self._proofs.append(proof)
         self._bounds[place] = replace(self._bounds[place], certified=natural(objective, proof.bound))
 
