@@ -28,6 +28,8 @@ from profiler.server.local import LocalTriton
 from profiler.stability import stability_of_parts, stability_open
 from tests.small_models import closed, opened, write_small_models
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -24,6 +24,8 @@ from planner.store.database import open_store
 from profiler.server.find import TritonInstallation
 from tests.simulated_gpus import A100, MIB, MIG_1G, ONE_GPU, SPLIT_GPU, SimulatedNvml, process_on_gpu
 
+pytestmark = pytest.mark.slow
+
 QUICK = """\
 schema_version: 1
 instances: [1]
