@@ -45,7 +45,7 @@ class Priced:
 
 
 class Pricer:
-    """Keeps the weights of resources that served best, kind by kind: duals change little from call to call."""
+    """Searches kinds side by side. Prices of resources are kept from call to call: duals change little."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance

@@ -289,6 +289,7 @@ def test_statistics_that_cannot_be_read_cost_no_measurement(bench: Bench, direct
         assert point.statistics["unknown"] == "no answer"
 
 
+@pytest.mark.slow
 def test_perf_analyzer_measures_every_point_of_a_sweep(
     bench: Bench, direction: ModelFacts, example_models: Path, perf_analyzer: PerfAnalyzerBinary
 ) -> None:
