@@ -214,6 +214,7 @@ def test_a_point_keeps_what_is_needed_to_doubt_it(bench: Bench, direction: Model
     assert point.measured_at
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_where_it_stopped(bench: Bench, direction: ModelFacts) -> None:
     class Interrupt(MeasureReporter):
         finished = 0
@@ -234,6 +235,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(bench: Bench, direction: 
     assert all(bench.store.measurements[key].measured_at == at for key, at in stored.items())
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_load_is_recorded_and_the_sweep_goes_on(
     bench: Bench, direction: ModelFacts, example_models: Path, tmp_path: Path
 ) -> None:
@@ -250,6 +252,7 @@ def test_a_model_that_does_not_load_is_recorded_and_the_sweep_goes_on(
     assert not bench.store.rows(model="text_direction")
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_a_window_is_recorded_with_its_log(bench: Bench, direction: ModelFacts) -> None:
     deaths = []
 

@@ -24,6 +24,8 @@ from planner.store.database import open_store
 from profiler.load.perf_analyzer_binary import PerfAnalyzerBinary
 from profiler.server.find import TritonInstallation
 
+pytestmark = pytest.mark.slow
+
 QUICK = """\
 schema_version: 1
 instances: [1]
