@@ -23,13 +23,13 @@ step() {
 }
 
 step 0 python build_models.py -o models
-# 2: perf_analyzer cannot be had here; the built-in load generator takes its place.
-step '0 2' planner doctor --install-triton --install-perf-analyzer
+step 0 planner doctor --install-triton
 mkdir -p demo && cd demo || exit 1
 # 5: the budget of 4 minutes ended first; what was measured is enough to plan with, or solve says what is missing.
-step '0 5' planner measure text_direction file_type speech_activity \
+# The built-in load generator: what planner verify uses too, and nothing to install for it.
+step '0 5' planner measure text_direction file_type speech_activity --load-generator builtin \
     --model-repository ../models --config ../measure.yaml --workload ../demo-workload.yaml
-step 0 planner solve --gpus 3xcpu-1 --workload ../demo-workload.yaml
+step 0 planner solve --gpus 4xcpu-1 --workload ../demo-workload.yaml
 step 0 planner check plan
 step 0 planner emit plan -o servers --model-repository ../models
 # 4: a model missed its bound. The verdicts stand as they are.
