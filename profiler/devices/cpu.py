@@ -20,6 +20,7 @@ from typing import Self
 
 from planner.domain.serving import Server
 from planner.errors import InputError
+from profiler.devices.periodic import PeriodicThread
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _LOOK_FOR_NEW_S = 1.0
@@ -139,12 +140,9 @@ class ProcessTreeSampler:
     ) -> None:
         self._tree = ProcessTree(pid, clock)
         self._cores = cores
-        self._period_s = 1 / hz
-        self._own_cores = own_cores
         self._clock = clock
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="process-tree-sampler", daemon=True)
+        self._thread = PeriodicThread("process-tree-sampler", self._sample_again, hz, own_cores, clock)
         self._times_s: list[float] = []
         self._memory_bytes: list[int] = []
         self._cpu_s: list[float] = []
@@ -158,8 +156,7 @@ class ProcessTreeSampler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._thread.stop()
 
     def sample(self) -> float:
         """Take one sample now, with new processes looked for, and return its time: a mark for `window`."""
@@ -218,15 +215,9 @@ class ProcessTreeSampler:
             return 0.0
         return min(1.0, (cpu_after - cpu_before) / (end - start) / self._cores)
 
-    def _run(self) -> None:
-        if self._own_cores:
-            os.sched_setaffinity(0, self._own_cores)  # of this thread alone
-        due = self._clock()
-        while not self._stop.is_set():
-            due = max(due + self._period_s, self._clock())
-            self._stop.wait(due - self._clock())
-            self._sample()
-            self.own_cpu_s = time.thread_time()
+    def _sample_again(self) -> None:
+        self._sample()
+        self.own_cpu_s = time.thread_time()
 
 
 def descendants(pid: int) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from bisect import bisect_left, bisect_right
@@ -19,6 +18,7 @@ from profiler.devices.gpu_list import GpuFacts
 from profiler.devices.gpu_reading import GpuReader, Reading
 from profiler.devices.gpu_usage import MIB, Before, GpuUsage, Other, Sample, busiest_start, usage
 from profiler.devices.nvml import Nvml
+from profiler.devices.periodic import PeriodicThread
 
 HZ = 20.0
 _SETTLE_STEP_S = 0.1
@@ -104,12 +104,9 @@ class GpuSampler:
         self._before = before
         self._pid = pid
         self._exclusive = exclusive
-        self._own_cores = own_cores
-        self._period_s = 1 / hz
         self._clock = clock
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gpu-sampler", daemon=True)
+        self._thread = PeriodicThread("gpu-sampler", self._sample_again, hz, own_cores, clock)
         self._samples: list[Sample] = []
         self._own: set[int] = set()
         self._names: dict[int, str] = {other.pid: other.name for other in before.others}
@@ -127,8 +124,7 @@ class GpuSampler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join(_JOIN_S)
+        self._thread.stop(_JOIN_S)
 
     def sample(self) -> float:
         try:
@@ -204,13 +200,8 @@ class GpuSampler:
             return 0.0
         return None
 
-    def _run(self) -> None:
-        if self._own_cores:
-            os.sched_setaffinity(0, self._own_cores)  # of this thread alone
-        due = self._clock()
-        while not self._stop.is_set() and self._lost is None:
-            due = max(due + self._period_s, self._clock())
-            self._stop.wait(due - self._clock())
+    def _sample_again(self) -> None:
+        if self._lost is None:
             self.sample()
 
 
