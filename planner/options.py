@@ -9,7 +9,7 @@ from math import ceil
 
 from planner.domain.latency import CurvePoint, largest_stretch, tolerance
 from planner.domain.problem import DeviceKind, LatencyBasis, Model, Option, Settings
-from planner.domain.profile import ProfileRow
+from planner.domain.profile import ProfileRow, by_configuration
 from planner.domain.serving import LoadMode
 from planner.domain.statistics import samples_needed
 from planner.domain.units import PPM, busy_ppm, capacity_mrps, exact, format_bytes, latency_us
@@ -52,10 +52,7 @@ class Configuration:
 
 
 def configurations(rows: Iterable[ProfileRow]) -> list[Configuration]:
-    found: dict[object, list[ProfileRow]] = {}
-    for row in rows:
-        found.setdefault(row.configuration, []).append(row)
-    return [Configuration(tuple(group)) for group in found.values()]
+    return [Configuration(tuple(group)) for group in by_configuration(rows)]
 
 
 @dataclass(frozen=True, slots=True)

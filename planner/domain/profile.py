@@ -109,6 +109,14 @@ class ProfileRow:
         return None
 
 
+def by_configuration(rows: Iterable[ProfileRow]) -> list[list[ProfileRow]]:
+    """The rows of each configuration, in the order in which they come."""
+    groups: dict[object, list[ProfileRow]] = {}
+    for row in rows:
+        groups.setdefault(row.configuration, []).append(row)
+    return list(groups.values())
+
+
 _NOT_NEGATIVE = (
     "max_batch_size", "queue_delay_us", "concurrency", "offered_rps", "rate_rps", "latency_mean_ms",
     "latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms", "memory_bytes",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from planner.domain.profile import ProfileRow
+from planner.domain.profile import ProfileRow, by_configuration
 from planner.domain.serving import LoadMode
 
 NEARLY_BEST = 0.95
@@ -98,11 +98,8 @@ def ranking(
     usd_per_hour: Mapping[str, float] | None = None,
 ) -> list[Ranked]:
     """Every configuration, best first. `bounds` by model, `usd_per_hour` by device (one GPU of it)."""
-    groups: dict[object, list[ProfileRow]] = {}
-    for row in rows:
-        if not row.is_overhead:
-            groups.setdefault(row.configuration, []).append(row)
-    found = [_ranked(group, (bounds or {}).get(group[0].model), usd_per_hour or {}) for group in groups.values()]
+    groups = by_configuration(row for row in rows if not row.is_overhead)
+    found = [_ranked(group, (bounds or {}).get(group[0].model), usd_per_hour or {}) for group in groups]
     return sorted(found, key=lambda ranked: _order(ranked, by))
 
 

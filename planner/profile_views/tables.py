@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from planner.domain.profile import ProfileRow
+from planner.domain.profile import ProfileRow, by_configuration
 from planner.domain.serving import LoadMode
 
 
@@ -44,11 +44,8 @@ class Overhead:
 
 def summaries(rows: Iterable[ProfileRow], *, latency_p99_ms: float | None = None) -> list[ConfigurationSummary]:
     """One line per configuration, sorted; with `latency_p99_ms` the peak is the best rate within that bound."""
-    groups: dict[object, list[ProfileRow]] = {}
-    for row in rows:
-        if not row.is_overhead:
-            groups.setdefault(row.configuration, []).append(row)
-    found = [_summary(group, latency_p99_ms) for group in groups.values()]
+    groups = by_configuration(row for row in rows if not row.is_overhead)
+    found = [_summary(group, latency_p99_ms) for group in groups]
     return sorted(found, key=lambda s: (s.model, s.device, s.instances, s.max_batch_size, s.queue_delay_us or -1))
 
 
