@@ -1,4 +1,4 @@
-"""A real Chromium for the tests that look at pages."""
+"""What the tests on a real Triton or a real Chromium share."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ from typing import Any
 import pytest
 
 from tests.browser import BROWSERS, FRAME, LIGHT
+from tests.small_models import write_small_models
+
+
+@pytest.fixture(scope="module")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository."""
+    path = tmp_path_factory.mktemp("models")
+    write_small_models(path)
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -22,23 +22,16 @@ from profiler.load.builtin import BuiltinLoadGenerator
 from profiler.server.find import TritonInstallation
 from profiler.server.local import LocalTriton
 from profiler.stability import stability_open
-from tests.small_models import closed, opened, write_small_models
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models")
-    write_small_models(path)
-    return path
+from tests.small_models import closed, opened
 
 
 @pytest.fixture(scope="module")
 def server(
-    triton: TritonInstallation, repository: Path, tmp_path_factory: pytest.TempPathFactory
+    triton: TritonInstallation, small_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalTriton]:
     log = tmp_path_factory.mktemp("log") / "triton.log"
     models = ("slow", "types", "open", "warm", "zero", "broken", "sequence", "decoupled")
-    with LocalTriton.start(triton, repository, cores=None, log_path=log, load=models) as running:
+    with LocalTriton.start(triton, small_models, cores=None, log_path=log, load=models) as running:
         yield running
 
 
@@ -178,9 +171,9 @@ def test_an_interrupted_run_leaves_no_worker(server: LocalTriton) -> None:
 
 @pytest.mark.parametrize("spec", [closed("slow", seconds=20.0), opened("slow", 50.0, seconds=20.0)])
 def test_a_server_that_dies_is_noticed_at_once(
-    triton: TritonInstallation, repository: Path, tmp_path: Path, spec: LoadSpec
+    triton: TritonInstallation, small_models: Path, tmp_path: Path, spec: LoadSpec
 ) -> None:
-    with LocalTriton.start(triton, repository, cores=None, log_path=tmp_path / "log", load=["slow"]) as server:
+    with LocalTriton.start(triton, small_models, cores=None, log_path=tmp_path / "log", load=["slow"]) as server:
         killer = threading.Timer(1.5, os.kill, [server.pid, signal.SIGKILL])
         killer.start()
         begin = time.monotonic()

@@ -26,25 +26,18 @@ from profiler.load.preferred import PreferredLoadGenerator
 from profiler.server.find import TritonInstallation
 from profiler.server.local import LocalTriton
 from profiler.stability import stability_of_parts, stability_open
-from tests.small_models import closed, opened, write_small_models
+from tests.small_models import closed, opened
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models")
-    write_small_models(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def server(
-    triton: TritonInstallation, repository: Path, tmp_path_factory: pytest.TempPathFactory
+    triton: TritonInstallation, small_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalTriton]:
     log = tmp_path_factory.mktemp("log") / "triton.log"
     models = ("slow", "types", "open", "warm", "zero", "broken", "sequence", "decoupled", "wide", "nan", "tiring")
-    with LocalTriton.start(triton, repository, cores=None, log_path=log, load=models) as running:
+    with LocalTriton.start(triton, small_models, cores=None, log_path=log, load=models) as running:
         yield running
 
 
@@ -312,9 +305,9 @@ def test_it_ends_with_a_planner_that_is_killed(
 
 @pytest.mark.parametrize("spec", [closed("slow", seconds=20.0), opened("slow", 50.0, seconds=20.0)])
 def test_a_server_that_dies_is_noticed_at_once(
-    triton: TritonInstallation, preferred: PreferredLoadGenerator, repository: Path, tmp_path: Path, spec: LoadSpec
+    triton: TritonInstallation, preferred: PreferredLoadGenerator, small_models: Path, tmp_path: Path, spec: LoadSpec
 ) -> None:
-    with LocalTriton.start(triton, repository, cores=None, log_path=tmp_path / "log", load=["slow"]) as server:
+    with LocalTriton.start(triton, small_models, cores=None, log_path=tmp_path / "log", load=["slow"]) as server:
         killer = during(lambda _: os.kill(server.pid, signal.SIGKILL))
         begin = time.monotonic()
         with pytest.raises(TritonExited, match="ended under load") as caught:

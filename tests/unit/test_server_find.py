@@ -179,7 +179,7 @@ def test_a_python_without_stub_is_named(bare_machine: Path) -> None:
     [
         ({"PLANNER_CACHE": "/own"}, Path("/own")),
         ({"XDG_CACHE_HOME": "/xdg"}, Path("/xdg/planner")),
-        ({"HOME": "/home/me"}, Path("/home/me/.cache/planner")),
+        ({"HOME": "/own"}, Path("/own/.cache/planner")),
     ],
 )
 def test_cache_directory(variables: dict[str, str], expected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
