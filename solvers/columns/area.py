@@ -10,16 +10,14 @@ import highspy
 import numpy as np
 
 from solvers.columns.generation import Task
-from solvers.columns.master import PENALTY, Duals
+from solvers.columns.master import PENALTY, Duals, quiet_highs
 from solvers.columns.rows import Rows
 
 
 def area_duals(task: Task, rows: Rows) -> Duals:
     """Prices of the rows; stock and caps cost nothing yet."""
     instance = task.instance
-    highs = highspy.Highs()
-    highs.setOptionValue("output_flag", False)
-    highs.setOptionValue("threads", 1)
+    highs = quiet_highs()
     inf = highspy.kHighsInf
     for rhs, scale in zip(rows.rhs, rows.scale, strict=True):
         highs.addRow(float(rhs / scale), inf, 0, [], [])
@@ -32,11 +30,8 @@ def area_duals(task: Task, rows: Rows) -> Duals:
         highs.addCol(PENALTY, 0.0, inf, 1, np.array([row], np.int32), np.array([1.0]))
     for demand in rows.demands:
         for cover in demand.plain():
-            entries = {demand.first_row + place: -float(count) for place, count in enumerate(cover) if count}
-            entries[demand.choice] = 1.0
-            highs.addCol(
-                0.0, 0.0, inf, len(entries), np.array(list(entries), np.int32), np.array(list(entries.values()))
-            )
+            places, amounts = zip(*demand.entries(cover), strict=True)
+            highs.addCol(0.0, 0.0, inf, len(places), np.array(places, np.int32), np.array(amounts))
     for kind, items in enumerate(instance.items):
         share = items.use / items.capacity
         resources = np.arange(first[kind], first[kind + 1])

@@ -8,6 +8,7 @@ demand gives, and its bound adds up the cheapest covers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,11 @@ class Demand:
     @property
     def choice(self) -> int:
         return self.first_row + len(self.capacity_mrps)
+
+    def entries(self, cover: Sequence[int]) -> list[tuple[int, float]]:
+        """(row, amount) of a cover in the master problem: what it asks for, and that it is the one."""
+        asked = [(self.first_row + place, -float(count)) for place, count in enumerate(cover) if count]
+        return [*asked, (self.choice, 1.0)]
 
     def cheapest(self, prices: Floats) -> tuple[float, tuple[int, ...]]:
         """The price of the cheapest cover [classes], and the cover; infinite where there is none."""

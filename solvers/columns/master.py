@@ -84,8 +84,7 @@ class Master:
         entries = []
         for demand, cover in fresh:
             self._covers.add((demand.model, cover))
-            rows = [(demand.first_row + place, -float(count)) for place, count in enumerate(cover) if count]
-            entries.append([*rows, (demand.choice, 1.0)])
+            entries.append(demand.entries(cover))
         self._append([0.0] * len(fresh), entries)
         return len(fresh)
 
@@ -134,11 +133,17 @@ class Master:
         return found
 
 
-def _highs(rows: Rows, stock: Sequence[int], caps: Sequence[Cap]) -> highspy.Highs:
-    """Rows >= with one dear column each that stands for what nothing serves; stock and caps turned to >=."""
+def quiet_highs() -> highspy.Highs:
+    """HiGHS that prints nothing, on one thread."""
     highs = highspy.Highs()
     highs.setOptionValue("output_flag", False)
     highs.setOptionValue("threads", 1)
+    return highs
+
+
+def _highs(rows: Rows, stock: Sequence[int], caps: Sequence[Cap]) -> highspy.Highs:
+    """Rows >= with one dear column each that stands for what nothing serves; stock and caps turned to >=."""
+    highs = quiet_highs()
     count = len(rows.rows)
     lower = np.concatenate([rows.rhs / rows.scale, -np.array(stock, np.float64), [-cap.most for cap in caps]])
     lp = highspy.HighsLp()
