@@ -63,14 +63,9 @@ def relax(
             if now[r] <= 0.0 and slope[r] > 0.0:
                 slope[r] = 0.0
         if step > 0:
-            _dilate(dilation, slope, last, seen)
+            _dilate(dilation, slope - last, seen)
         last[:] = slope
-        norm = 0.0
-        for j in range(resources):
-            seen[j] = 0.0
-            for r in range(resources):
-                seen[j] += dilation[r, j] * slope[r]
-            norm += seen[j] * seen[j]
+        norm = _transposed(dilation, slope, seen)
         if norm < NOTHING:
             break
         for r in range(resources):
@@ -83,14 +78,21 @@ def relax(
 
 
 @njit(cache=True, nogil=True)
-def _dilate(dilation: Floats, slope: Floats, last: Floats, seen: Floats) -> None:
-    """Shrink the space of prices along the change of the slope: bounds of a few resources have sharp valleys."""
-    resources, norm = slope.shape[0], 0.0
+def _transposed(dilation: Floats, vector: Floats, seen: Floats) -> float:
+    """A vector as the dilated space sees it, and the square of its length there."""
+    resources, norm = vector.shape[0], 0.0
     for j in range(resources):
         seen[j] = 0.0
         for r in range(resources):
-            seen[j] += dilation[r, j] * (slope[r] - last[r])
+            seen[j] += dilation[r, j] * vector[r]
         norm += seen[j] * seen[j]
+    return norm
+
+
+@njit(cache=True, nogil=True)
+def _dilate(dilation: Floats, change: Floats, seen: Floats) -> None:
+    """Shrink the space of prices along the change of the slope: bounds of a few resources have sharp valleys."""
+    resources, norm = change.shape[0], _transposed(dilation, change, seen)
     if norm < NOTHING:
         return
     for r in range(resources):
@@ -186,22 +188,17 @@ class Cases:
         wanted = np.zeros(len(self._items.model), np.bool_)
         wanted[candidates] = True
         items = self._by_model[wanted[self._by_model]]
-        case = self._relaxed(
-            Case(np.inf, items, self._items.capacity, (), self._costly, self._prices, self._prices),
-            value,
-            most,
-            goal,
-            FIRST_STEPS,
-        )
+        whole = Case(np.inf, items, self._items.capacity, (), self._costly, self._prices, self._prices)
+        case = self.relaxed(whole, value, most, goal, FIRST_STEPS)
         if case is not None:
             self._prices = np.maximum(case.prices, LEAST_PRICE)
         return case
 
-    def parts(self, case: Case, value: Floats, most: Ints, goal: float) -> list[Case] | None:
-        """The two cases that it consists of, as far as they may hold contents worth more than `goal`.
+    def parts(self, case: Case, goal: float) -> Iterator[Case] | None:
+        """The two cases that it consists of, yet to be relaxed; None where there is nothing to tell apart.
 
-        None where there is nothing to tell apart. Told apart is what the relaxed content exceeds most: what one of
-        the items bears, or what is left for overheads.
+        Told apart is what the relaxed content exceeds most: what one of the items bears, or what is left for
+        overheads.
         """
         excess, parts = LEAST_EXCESS, None
         whole = self._items.capacity
@@ -217,10 +214,7 @@ class Cases:
             share = case.prices[0] * self._items.overhead[backend] / whole[0] / goal
             if share > excess:
                 excess, parts = share, self._by_backend(case, backend)
-        if parts is None:
-            return None
-        relaxed = [self._relaxed(part, value, most, goal, STEPS) for part in parts]
-        return [part for part in relaxed if part is not None]
+        return parts
 
     def _by_level(self, case: Case, resource: int, level: int) -> Iterator[Case]:
         """Someone bears no more than the level, or all bear more."""
@@ -234,17 +228,16 @@ class Cases:
         yield replace(case, present=(*case.present, backend), open=rest)
         yield replace(case, items=case.items[self._items.backend[case.items] != backend], open=rest)
 
-    def _relaxed(self, case: Case, value: Floats, most: Ints, goal: float, steps: int) -> Case | None:
+    def relaxed(self, case: Case, value: Floats, most: Ints, goal: float, steps: int = STEPS) -> Case | None:
         """With its bound, and without items that do not go with more than `goal`; None where no content does."""
         items = self._items
         if not len(case.items):
             return None
         upper = np.minimum(case.upper, self.borne[case.items].max(axis=0))
-        capacity = np.maximum(upper / items.capacity, NOTHING)
-        for backend in case.present:
-            capacity[0] -= items.overhead[backend] / items.capacity[0]
-        if capacity[0] <= NOTHING:
+        room = self.room(upper, case)
+        if room[0] < 0:
             return None
+        capacity = np.maximum(room / items.capacity, NOTHING)
         prices, taken, regret = case.prices.copy(), np.empty(len(capacity)), np.empty(len(case.items))
         bound = relax(case.items, items.model, most, self._per_model, value, self._share, capacity, prices, goal,
                       steps, taken, regret)  # fmt: skip
@@ -255,6 +248,12 @@ class Cases:
         if bound <= goal:
             return None
         return replace(case, bound=bound, items=case.items[kept], upper=upper, prices=prices, taken=taken)
+
+    def room(self, upper: Ints, case: Case) -> Ints:
+        """`upper` less the overheads that are paid."""
+        left = upper.copy()
+        left[0] -= self._items.overhead[list(case.present)].sum()
+        return left
 
     def _forced(self, case: Case, regret: Floats) -> float:
         """What it costs at least that someone has the upper level, or less, and that each backend has a resident."""

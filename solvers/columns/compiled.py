@@ -30,9 +30,9 @@ def _compile() -> None:
 
     one, ints = np.ones(1), np.ones(1, np.int64)
     none = np.zeros(1, np.int64)
-    by = rank(none, none, ints, one, one, 1.0)
+    by = rank(none, none, ints, one, one)
     pair = np.zeros(2, np.int64)
-    rank(np.arange(2), pair, np.ones(2, np.int64), np.array([1.0, 3.0]), np.array([1.0, 2.0]), 1.0)
+    rank(np.arange(2), pair, np.ones(2, np.int64), np.array([1.0, 3.0]), np.array([1.0, 2.0]))
     least_cover(ints, one, 1, 0, 1, none)
     found, worth = np.empty((IMPROVEMENTS_KEPT, DEEPEST), np.int64), np.empty(IMPROVEMENTS_KEPT)
     search(

@@ -7,7 +7,7 @@ by its first resident. Of a model, `per_model` replicas may stand here, in any o
 more than `most` of any: a plan without needless replicas has no others.
 
 The bound is Dantzig's for the linear relaxation of the multiple-choice knapsack (Sinha and Zoltners, 1979) over one
-weighted sum of all resources: any weights >= 0 make it valid, good ones are searched for before the branching.
+sum of all resources, each at a price per unit: any prices >= 0 make it valid, good ones come from `cases`.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def _fits(i: int, use: Ints, room: Ints, limit: Ints, used: Ints, extra: int) ->
 
 @njit(cache=True, nogil=True)
 def _bound(
-    start: int, place: int, goal: float, use: Ints, used: Ints, room: Ints, capacity: Ints, weights: Floats,
+    start: int, place: int, goal: float, use: Ints, used: Ints, room: Ints, prices: Floats,
     rank: Ints, step_value: Floats, step_weight: Floats, copies: Ints, item: Ints,
 ) -> float:  # fmt: skip
     """No content made of models from rank `start` on is worth more; read from step `place`, their first."""
     left: float = 1e-12
     ceiling: float
     for r in range(used.shape[0]):
-        left += weights[r] * (room[r] - used[r]) / capacity[r]
+        left += prices[r] * (room[r] - used[r])
     found = 0.0
     for s in range(place, rank.shape[0]):
         if rank[s] < start:
@@ -71,7 +71,7 @@ def _bound(
 @njit(cache=True, nogil=True)
 def _branch(
     seed: int, nodes: int, floor: float, slack: float, use: Ints, limit: Ints, capacity: Ints, model: Ints,
-    backend: Ints, overhead: Ints, most: Ints, per_model: int, value: Floats, weights: Floats, first: Ints,
+    backend: Ints, overhead: Ints, most: Ints, per_model: int, value: Floats, prices: Floats, first: Ints,
     options: Ints, rank: Ints, step_value: Floats, step_weight: Floats, copies: Ints, item: Ints, places: Ints,
     found: Ints, worth: Floats, kept: int, ring: int,
 ) -> tuple[int, float]:  # fmt: skip
@@ -117,7 +117,7 @@ def _branch(
         if not go_back and fresh[depth]:
             fresh[depth] = False
             goal = best * (1 + slack) + EPSILON
-            ceiling[depth] = now + _bound(r, places[r], goal - now, use, used, room[depth], capacity, weights,
+            ceiling[depth] = now + _bound(r, places[r], goal - now, use, used, room[depth], prices,
                                           rank, step_value, step_weight, copies, item)  # fmt: skip
             go_back = ceiling[depth] <= goal
         if go_back:
@@ -181,7 +181,7 @@ def _branch(
 @njit(cache=True, nogil=True)
 def search(
     use: Ints, limit: Ints, capacity: Ints, model: Ints, backend: Ints, overhead: Ints, most: Ints, per_model: int,
-    value: Floats, weights: Floats, first: Ints, options: Ints, rank: Ints, step_value: Floats, step_weight: Floats,
+    value: Floats, prices: Floats, first: Ints, options: Ints, rank: Ints, step_value: Floats, step_weight: Floats,
     copies: Ints, item: Ints, places: Ints, seeds: Ints, nodes: int, nodes_of_seed: int, floor: float,
     slack: float, found: Ints, worth: Floats,
 ) -> tuple[int, float]:  # fmt: skip
@@ -191,10 +191,10 @@ def search(
     of `seeds`. Rows of `found` [IMPROVEMENTS_KEPT + seeds, depth] are items ended by -1, `worth` is theirs.
     """
     kept, bound = _branch(-1, nodes, floor, slack, use, limit, capacity, model, backend, overhead, most, per_model,
-                          value, weights, first, options, rank, step_value, step_weight, copies, item, places,
+                          value, prices, first, options, rank, step_value, step_weight, copies, item, places,
                           found, worth, 0, IMPROVEMENTS_KEPT)  # fmt: skip
     for s in range(seeds.shape[0]):
         kept += _branch(seeds[s], nodes_of_seed, floor, slack, use, limit, capacity, model, backend, overhead, most,
-                        per_model, value, weights, first, options, rank, step_value, step_weight, copies, item,
+                        per_model, value, prices, first, options, rank, step_value, step_weight, copies, item,
                         places, found, worth, kept, 1)[0]  # fmt: skip
     return kept, bound

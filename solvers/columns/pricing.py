@@ -114,7 +114,7 @@ class Pricer:
             case = heappop(waiting)
             seeds = effort.seeds if searched == 0 else 0
             searched += 1
-            parts = cases.parts(case, value, most, best * (1 + effort.slack)) if effort.cases > 1 else None
+            parts = cases.parts(case, best * (1 + effort.slack)) if effort.cases > 1 else None
             nodes = effort.nodes if parts is None else effort.nodes_of_case
             contents, bound = self._search(
                 kind, case, value, most, best if parts is None else floor, effort, nodes, seeds, rng
@@ -126,7 +126,9 @@ class Pricer:
             if parts is None:
                 unknown = max(unknown, min(bound, case.bound))
             for part in parts or ():
-                heappush(waiting, part)
+                relaxed = cases.relaxed(part, value, most, best * (1 + effort.slack))
+                if relaxed is not None:
+                    heappush(waiting, relaxed)
         left = max((case.bound for case in waiting), default=0.0)
         return found, max(best * (1 + effort.slack), unknown, left)
 
@@ -143,22 +145,16 @@ class Pricer:
         rng: np.random.Generator,
     ) -> tuple[list[tuple[Content, float]], float]:
         items = self._instance.items[kind]
-        capacity, overhead = case.upper.copy(), items.overhead.copy()
-        for backend in case.present:
-            capacity[0] -= overhead[backend]
-            overhead[backend] = 0
-        capacity = np.maximum(capacity, 1)
-        weights = np.maximum(case.prices, LEAST_WEIGHT) * capacity / items.capacity
-        price = float(weights.sum())
-        weights /= price
-        weight = (items.use / capacity) @ weights + LEAST_WEIGHT
-        by = rank(case.items, items.model, most, value, weight, price)
+        capacity, overhead = self._cases[kind].room(case.upper, case), items.overhead.copy()
+        overhead[list(case.present)] = 0
+        prices = np.maximum(case.prices, LEAST_WEIGHT) / items.capacity
+        by = rank(case.items, items.model, most, value, items.use @ prices + LEAST_WEIGHT)
         starts = _seeds(by, seeds, rng)
         rows = IMPROVEMENTS_KEPT + len(starts)
         contents, worth = np.empty((rows, DEEPEST), np.int64), np.empty(rows)
         kept, bound = search(
             items.use, items.limit, capacity, items.model, items.backend, overhead, most, self._instance.per_model,
-            value, weights, by.first, by.options, by.rank, by.step_value, by.step_weight, by.copies, by.item,
+            value, prices, by.first, by.options, by.rank, by.step_value, by.step_weight, by.copies, by.item,
             by.places, starts, nodes, effort.nodes_of_seed, floor, effort.slack, contents, worth,
         )  # fmt: skip
         return [(_content(contents[row]), float(worth[row])) for row in range(kept)], bound

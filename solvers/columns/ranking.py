@@ -1,4 +1,4 @@
-"""Before the branching: weights that add the resources of a device into one, and the models by efficiency."""
+"""Before the branching: the models by efficiency, where prices add the resources of a device into one weight."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Ranking:
     places: Ints
 
 
-def rank(items: Ints, model: Ints, most: Ints, value: Floats, weight: Floats, price: float) -> Ranking:
-    """`items`, given by model, worth something, `most` copies of each at the most; `price`: of a unit of weight."""
-    return Ranking(*_ranked(items, model, most, value, weight, price))
+def rank(items: Ints, model: Ints, most: Ints, value: Floats, weight: Floats) -> Ranking:
+    """`items`, given by model, worth something, `most` copies of each at the most; `weight`: what they take, priced."""
+    return Ranking(*_ranked(items, model, most, value, weight))
 
 
 @njit(cache=True, nogil=True)
 def _ranked(
-    items: Ints, model: Ints, most: Ints, value: Floats, weight: Floats, price: float
+    items: Ints, model: Ints, most: Ints, value: Floats, weight: Floats
 ) -> tuple[Ints, Ints, Ints, Floats, Floats, Ints, Ints, Ints]:  # fmt: skip
     count, models, k = items.shape[0], 0, 0
     starts, best, largest = np.empty(count + 1, np.int64), np.empty(count), np.zeros(count, np.int64)
@@ -61,7 +61,7 @@ def _ranked(
         for k in range(starts[order[r]], starts[order[r] + 1]):
             i, length = items[k], k - starts[order[r]]
             a = b = start + length
-            while a > start and price * weight[i] - value[i] < price * weight[options[a - 1]] - value[options[a - 1]]:
+            while a > start and weight[i] - value[i] < weight[options[a - 1]] - value[options[a - 1]]:
                 options[a] = options[a - 1]
                 a -= 1
             options[a] = i
