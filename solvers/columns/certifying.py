@@ -66,7 +66,9 @@ def proof_of(
             numerator -= dual * earlier.value
     bound = unit * -(-numerator // (scale * unit))
     leaf = Leaf(duals=tuple(duals), covers=tuple(covers), scale=scale, numerator=numerator)
-    return Proof(objective=objective, bound=max(0, bound), leaves=(leaf,), node_limit=NODE_LIMIT)
+    if bound < 0:  # what rows that have no place here asked for would be missing
+        bound, leaf = 0, Leaf(duals=(), covers=(), scale=scale, numerator=0)
+    return Proof(objective=objective, bound=bound, leaves=(leaf,), node_limit=NODE_LIMIT)
 
 
 def _cover(task: Task, demand: Demand, prices: Sequence[int]) -> Cover:

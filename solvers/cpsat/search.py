@@ -86,10 +86,15 @@ def _solver(options: SolveOptions, seconds: float) -> cp_model.CpSolver:
 def run_until_stopped(
     solver: cp_model.CpSolver, model: cp_model.CpModel, callback: cp_model.CpSolverSolutionCallback | None = None
 ) -> tuple[cp_model.CpSolverStatus, bool]:
-    """The search runs beside this thread, for only a waiting thread hears Ctrl-C. True: it was heard."""
+    """The search runs beside this thread, for only a waiting thread hears Ctrl-C. True: it was heard.
+
+    It wakes up again and again: a signal that the system gave to another thread is dealt with only then.
+    """
     with ThreadPoolExecutor(max_workers=1) as pool:
         running = pool.submit(solver.solve, model, callback)
         try:
+            while not running.done():
+                wait([running], timeout=STOP_EVERY_S)
             return running.result(), False
         except KeyboardInterrupt:
             while not running.done():  # a search that has not quite begun does not hear the first call

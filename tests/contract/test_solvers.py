@@ -138,10 +138,10 @@ def test_an_interrupted_search_gives_its_best_plan() -> None:
     subject = replicas_of_kinds("hard", 200, 40)
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    result = registry.solve(subject, SolveOptions(time_limit_s=60), Progress(), name="cpsat")
+    result = registry.solve(subject, SolveOptions(time_limit_s=600), Progress(), name="cpsat")
     timer.join()
     assert result.interrupted
-    assert result.runtime_s < 30
+    assert result.runtime_s < 150  # not even the first of its stages has ended
     assert result.placements is not None
     assert result.bounds[0].value is not None
     assert len(Layout(subject, result.placements).devices) >= result.bounds[0].value
