@@ -48,6 +48,7 @@ class Task:
 class Relaxed:
     """`bound` was proved by `duals` of `rows`; `columns` with `amounts` are the last solution of the master.
 
+    `prices` are those of that solution, which all its columns meet.
     `unserved`: what no column serves, in whole units of rows; above 0 the solution is no relaxation of a plan.
     """
 
@@ -57,6 +58,7 @@ class Relaxed:
     value: float
     columns: list[Column]
     amounts: Floats
+    prices: Duals
     unserved: float
     rounds: int
 
@@ -108,7 +110,7 @@ class Generator:
                 effort = replace(effort, nodes=effort.nodes * EFFORT_GROWS, cases=effort.cases * EFFORT_GROWS)
         duals = self.center or solution.duals
         return Relaxed(self.bound, duals, self.rows, solution.value, self.master.columns, solution.amounts,
-                       solution.unserved, self.rounds)  # fmt: skip
+                       solution.duals, solution.unserved, self.rounds)  # fmt: skip
 
     def offer(self, columns: Iterable[Column]) -> None:
         self.master.add(columns)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from planner.domain.problem import Device, DeviceKind, Objective
 from planner.domain.units import PPM
+from solvers.columns.column import Column
 from solvers.columns.device import DEEPEST
 from solvers.reduction import Choice, Reduction
 
@@ -90,6 +91,18 @@ class Instance:
         for items in self.items:
             np.maximum.at(largest, items.model, items.capacity_mrps)
         return largest
+
+    def items_of(self, columns: Sequence[Column], kind: int) -> tuple[Ints, Ints]:
+        """What the columns have on devices of a kind: places in `columns`, and the items there."""
+        found = [
+            (number, item)
+            for number, column in enumerate(columns)
+            for of_device, content in zip(self.groups[column.group].kinds, column.contents, strict=True)
+            if of_device == kind
+            for item in content
+        ]
+        number, item = np.array(found, np.int64).reshape(-1, 2).T
+        return number, item
 
     def cost_of_device(self, kind: int, costs: Sequence[float]) -> float:
         """The least part of a GPU's cost that falls to a device of this kind; `costs` by group."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +15,11 @@ from solvers.columns.instance import Instance
 from solvers.columns.rows import Rows
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 # What one whole unit of a row may cost while no column serves it, in units of the dearest GPU.
 PENALTY = 8.0
 NO_CHOICE = 1e5
+PRIMAL_SIMPLEX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,11 @@ class Master:
         if not fresh:
             return 0
         self._places.extend(range(self._width, self._width + len(fresh)))
-        self._append([self._costs[column.group] for column in fresh], [self._entries(column) for column in fresh])
+        number, row, amount = self._entries(fresh)
+        self._append(
+            np.array([self._costs[column.group] for column in fresh]), np.searchsorted(number, np.arange(len(fresh))),
+            row, amount,
+        )  # fmt: skip
         self.columns.extend(fresh)
         self._known.update(fresh)
         return len(fresh)
@@ -81,23 +86,23 @@ class Master:
     def add_covers(self, covers: Iterable[tuple[Demand, tuple[int, ...]]]) -> int:
         """Add covers that are new; how many that were."""
         fresh = [(d, c) for d, c in covers if (d.model, c) not in self._covers]
+        if not fresh:
+            return 0
         entries = []
         for demand, cover in fresh:
             self._covers.add((demand.model, cover))
             entries.append(demand.entries(cover))
-        self._append([0.0] * len(fresh), entries)
+        starts = np.cumsum([0, *map(len, entries)])[:-1]
+        row = np.array([place for entry in entries for place, _ in entry])
+        amount = np.array([share for entry in entries for _, share in entry], np.float64)
+        self._append(np.zeros(len(fresh)), starts, row, amount)
         return len(fresh)
 
-    def _append(self, costs: Sequence[float], entries: Sequence[Sequence[tuple[int, float]]]) -> None:
+    def _append(self, costs: Floats, starts: Ints, row: Ints, amount: Floats) -> None:
         count = len(costs)
-        if not count:
-            return
-        starts = np.cumsum([0, *map(len, entries)])[:-1]
-        index = [row for entry in entries for row, _ in entry]
-        value = [amount for entry in entries for _, amount in entry]
         self._highs.addCols(
-            count, np.array(costs), np.zeros(count), np.full(count, highspy.kHighsInf), len(index),
-            np.array(starts, np.int32), np.array(index, np.int32), np.array(value, np.float64),
+            count, costs, np.zeros(count), np.full(count, highspy.kHighsInf), len(row), starts.astype(np.int32),
+            row.astype(np.int32), amount,
         )  # fmt: skip
         self._width += count
 
@@ -117,20 +122,25 @@ class Master:
         duals = Duals(np.zeros(rows), np.zeros(groups), np.zeros(caps))
         return Solution(np.inf, duals, np.zeros(len(self.columns)), np.inf)
 
-    def _entries(self, column: Column) -> list[tuple[int, float]]:
-        """(row, amount) of a column: served by its items, one GPU of the stock, and its part of each cap."""
-        rows, first = self._rows, len(self._rows.rows)
-        served: Counter[int] = Counter()
-        for kind, content in zip(self._instance.groups[column.group].kinds, column.contents, strict=True):
-            for item in content:
-                for row, coefficient in zip(rows.index[kind][item], rows.coefficient[kind][item], strict=True):
-                    if coefficient:
-                        served[int(row)] += int(coefficient)
-        found = [(row, amount / rows.scale[row]) for row, amount in served.items()]
-        found.append((first + column.group, -1.0))
-        place = first + len(self._instance.groups)
-        found += [(place + n, -cap.weights[column.group]) for n, cap in enumerate(self._caps)]
-        return found
+    def _entries(self, columns: Sequence[Column]) -> tuple[Ints, Ints, Floats]:
+        """(column, row, amount) by column: served by its items, one GPU of the stock, and its part of each cap."""
+        rows, groups = self._rows, len(self._instance.groups)
+        width = len(rows.rows) + groups + len(self._caps)
+        group = np.array([column.group for column in columns])
+        places = np.arange(len(columns)) * width
+        keys, amounts = [places + len(rows.rows) + group], [np.full(len(columns), -1.0)]
+        for place, cap in enumerate(self._caps):
+            keys.append(places + len(rows.rows) + groups + place)
+            amounts.append(-np.array(cap.weights)[group])
+        for kind, (index, coefficient) in enumerate(zip(rows.index, rows.coefficient, strict=True)):
+            number, item = self._instance.items_of(columns, kind)
+            row, served = index[item], coefficient[item]
+            there = served != 0
+            keys.append((number[:, None] * width + row)[there])
+            amounts.append(served[there] / rows.scale[row[there]])
+        key, same = np.unique(np.concatenate(keys), return_inverse=True)
+        summed: Floats = np.bincount(same, np.concatenate(amounts)).astype(np.float64)
+        return key // width, key % width, summed
 
 
 def quiet_highs() -> highspy.Highs:
@@ -138,6 +148,8 @@ def quiet_highs() -> highspy.Highs:
     highs = highspy.Highs()
     highs.setOptionValue("output_flag", False)
     highs.setOptionValue("threads", 1)
+    # With columns added the last basis is still feasible: the primal simplex goes on from there.
+    highs.setOptionValue("simplex_strategy", PRIMAL_SIMPLEX)
     return highs
 
 

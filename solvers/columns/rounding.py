@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterable
@@ -17,7 +18,9 @@ from solvers.columns.pricing import Effort, Pricer
 WHOLE = 1e-6
 ROUNDS = 12
 # The rest is filled up again where the relaxation has come down to this share of what it was the last time.
-FILLED_AGAIN = 0.6
+FILLED_AGAIN = 0.3
+# Of the columns known, so many at most per row of a relaxation are in its master from the beginning.
+KNOWN_PER_ROW, LEAST_KNOWN = 5, 200
 POWERS = (1.0, 1.05, 1.2)
 
 
@@ -29,9 +32,16 @@ class Dive:
         self.pool: dict[Column, None] = {}
 
     def run(
-        self, task: Task, deadline: float, most_cost: float, relaxed: Relaxed | None = None, *, share: float = 0.2
+        self,
+        task: Task,
+        deadline: float,
+        most_cost: float,
+        relaxed: Relaxed | None = None,
+        *,
+        share: float = 0.2,
+        last: Relaxed | None = None,
     ) -> Placed | None:
-        """The cheapest plan below `most_cost` that was met on the way down.
+        """The cheapest plan below `most_cost` that was met on the way down from `relaxed`, or from near `last`.
 
         `share`: of the GPUs of a relaxation, so many at least are settled at once, the largest fractions rounded up.
         """
@@ -42,7 +52,7 @@ class Dive:
         while wanted.waiting.any() and time.monotonic() < deadline:
             rest = replace(task, wanted=wanted, stock=tuple(stock))
             if relaxed is None:
-                relaxed = self._relax(rest, deadline)
+                relaxed = self._relax(rest, last, deadline)
             if relaxed.unserved > WHOLE or spent + relaxed.bound > most_cost - WHOLE:
                 return best
             taken = list(self._rounded(rest, relaxed, share))
@@ -63,16 +73,30 @@ class Dive:
             if filled is not None:
                 best = [*placed, *filled]
                 most_cost = cost_of(task, best)
-            relaxed = None
+            relaxed, last = None, relaxed
         return best
 
-    def _relax(self, task: Task, deadline: float) -> Relaxed:
+    def _relax(self, task: Task, last: Relaxed | None, deadline: float) -> Relaxed:
         generator = Generator(task, self._pricer, self._rng)
-        generator.offer(column for column in self.pool if task.wanted.asks_for(task.instance, column))
+        most = math.ceil(KNOWN_PER_ROW * len(generator.rows.rows)) + LEAST_KNOWN
+        asked = (c for c in self._by_loss(task, last) if task.wanted.asks_for(task.instance, c))
+        generator.offer(itertools.islice(asked, most))
         relaxed = generator.run(self._effort, deadline, lambda value, bound: value - bound < 1e-3 * value,
                                 most_rounds=ROUNDS, most_nodes=self._effort.nodes)  # fmt: skip
         self.pool.update(dict.fromkeys(relaxed.columns))
         return relaxed
+
+    def _by_loss(self, task: Task, last: Relaxed | None) -> list[Column]:
+        """The pool, first what loses least by the prices of the last relaxation."""
+        pool = list(self.pool)
+        if last is None or not pool:
+            return pool
+        losses = np.array([task.costs[column.group] + last.prices.stock[column.group] for column in pool])
+        for kind in range(len(task.instance.items)):
+            worth = last.rows.values(kind, last.prices.rows)
+            number, item = task.instance.items_of(pool, kind)
+            losses -= np.bincount(number, worth[item], minlength=len(pool))
+        return [pool[n] for n in np.argsort(losses, kind="stable").tolist()]
 
     def _rounded(self, task: Task, relaxed: Relaxed, share: float) -> Iterable[tuple[Column, int]]:
         """Whole parts, and the largest fractions rounded up where that is few. Nothing is served twice."""
