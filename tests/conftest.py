@@ -12,9 +12,16 @@ from planner.errors import SetupError
 from profiler.cache import cache_directory
 from profiler.load.perf_analyzer_binary import PerfAnalyzerBinary, find_perf_analyzer, install_perf_analyzer
 from profiler.server.find import TritonInstallation, find_triton, install_wheel
+from solvers.columns.compiled import compiled
 from tests.simulated_gpus import SimulatedNvml, build_library, use_in_this_process
 
 BUILD_MODELS = Path(__file__).parent.parent / "examples" / "cpu" / "build_models.py"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_search() -> None:
+    """Compiling on a new machine must not eat the time limits of tests, which are short."""
+    assert compiled(600) is not None
 
 
 @pytest.fixture(scope="session")

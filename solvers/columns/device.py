@@ -190,11 +190,14 @@ def search(
     One search of `nodes` nodes from the empty device, which gives the bound, and one of `nodes_of_seed` from each
     of `seeds`. Rows of `found` [IMPROVEMENTS_KEPT + seeds, depth] are items ended by -1, `worth` is theirs.
     """
-    kept, bound = _branch(-1, nodes, floor, slack, use, limit, capacity, model, backend, overhead, most, per_model,
-                          value, prices, first, options, rank, step_value, step_weight, copies, item, places,
-                          found, worth, 0, IMPROVEMENTS_KEPT)  # fmt: skip
-    for s in range(seeds.shape[0]):
-        kept += _branch(seeds[s], nodes_of_seed, floor, slack, use, limit, capacity, model, backend, overhead, most,
-                        per_model, value, prices, first, options, rank, step_value, step_weight, copies, item,
-                        places, found, worth, kept, 1)[0]  # fmt: skip
+    kept, bound = int(np.int64(0)), 0.0
+    for s in range(-1, seeds.shape[0]):
+        # One call for both, with nothing literal: numba compiles it once more for each literal.
+        seed, limited, ring = (seeds[s], nodes_of_seed, 1) if s >= 0 else (-1, nodes, IMPROVEMENTS_KEPT)
+        more, reached = _branch(seed, limited, floor, slack, use, limit, capacity, model, backend, overhead, most,
+                                per_model, value, prices, first, options, rank, step_value, step_weight, copies, item,
+                                places, found, worth, kept, ring)  # fmt: skip
+        kept += more
+        if s < 0:
+            bound = reached
     return kept, bound

@@ -34,13 +34,22 @@ class Ranking:
 
 def rank(items: Ints, model: Ints, most: Ints, value: Floats, weight: Floats) -> Ranking:
     """`items`, given by model, worth something, `most` copies of each at the most; `weight`: what they take, priced."""
-    return Ranking(*_ranked(items, model, most, value, weight))
+    starts, best, largest = _models(items, model, most, value, weight)
+    # Sorting takes numba seconds to compile, and NumPy no longer to do.
+    order = np.argsort(-best, kind="stable")
+    first, options, ranks, step_value, step_weight, item = _steps(items, starts, order, value, weight)
+    by = np.argsort(-(step_value / step_weight), kind="stable")
+    ranks = ranks[by]
+    places = np.full(len(order), len(by), np.int64)
+    places[ranks[::-1]] = np.arange(len(by))[::-1]
+    return Ranking(
+        first, options, ranks, step_value[by], step_weight[by], largest[order[ranks]], item[by], places
+    )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
-def _ranked(
-    items: Ints, model: Ints, most: Ints, value: Floats, weight: Floats
-) -> tuple[Ints, Ints, Ints, Floats, Floats, Ints, Ints, Ints]:  # fmt: skip
+def _models(items: Ints, model: Ints, most: Ints, value: Floats, weight: Floats) -> tuple[Ints, Floats, Ints]:
+    """Where each model's items start, its best efficiency, and the most copies of any of them."""
     count, models, k = items.shape[0], 0, 0
     starts, best, largest = np.empty(count + 1, np.int64), np.empty(count), np.zeros(count, np.int64)
     while k < count:
@@ -53,7 +62,15 @@ def _ranked(
         best[models], largest[models] = efficiency, copies
         models += 1
     starts[models] = count
-    order = np.argsort(-best[:models], kind="mergesort")
+    return starts, best[:models], largest[:models]
+
+
+@njit(cache=True, nogil=True)
+def _steps(
+    items: Ints, starts: Ints, order: Ints, value: Floats, weight: Floats
+) -> tuple[Ints, Ints, Ints, Floats, Floats, Ints]:
+    """`first`, `options`, and per step along the hulls its rank, value, weight and item, by rank."""
+    count, models = items.shape[0], order.shape[0]
     first, options, by_weight = np.zeros(models + 1, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
     for r in range(models):
         start = first[r]
@@ -71,18 +88,14 @@ def _ranked(
             by_weight[b] = i
     kept, step_value, step_weight = np.empty(count, np.int64), np.empty(count), np.empty(count)
     steps = _hulls(first, by_weight, value, weight, kept, step_value, step_weight)
-    ranks, copies_of, item = np.empty(steps, np.int64), np.empty(steps, np.int64), np.empty(steps, np.int64)
+    ranks, item = np.empty(steps, np.int64), np.empty(steps, np.int64)
     r = 0
     for s in range(steps):
         while kept[s] >= first[r + 1]:
             r += 1
-        ranks[s], copies_of[s] = r, largest[order[r]]
+        ranks[s] = r
         item[s] = by_weight[kept[s]] if first[r + 1] - first[r] == 1 else -1
-    by = np.argsort(-(step_value[:steps] / step_weight[:steps]), kind="mergesort")
-    places = np.full(models, steps, np.int64)
-    for s in range(steps - 1, -1, -1):
-        places[ranks[by[s]]] = s
-    return first, options, ranks[by], step_value[by], step_weight[by], copies_of[by], item[by], places
+    return first, options, ranks, step_value[:steps], step_weight[:steps], item
 
 
 @njit(cache=True, nogil=True)

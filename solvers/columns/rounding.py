@@ -39,15 +39,17 @@ class Dive:
         relaxed: Relaxed | None = None,
         *,
         share: float = 0.2,
-        last: Relaxed | None = None,
+        noise: float = 0.0,
     ) -> Placed | None:
-        """The cheapest plan below `most_cost` that was met on the way down from `relaxed`, or from near `last`.
+        """The cheapest plan below `most_cost` that was met on the way down.
 
         `share`: of the GPUs of a relaxation, so many at least are settled at once, the largest fractions rounded up.
+        `noise`: the fractions are taken for larger or smaller by this standard deviation.
         """
         wanted, stock = task.wanted.copy(), list(task.stock)
         placed: Placed = []
         best: Placed | None = None
+        last: Relaxed | None = None
         spent, filled_at = 0.0, math.inf
         while wanted.waiting.any() and time.monotonic() < deadline:
             rest = replace(task, wanted=wanted, stock=tuple(stock))
@@ -55,7 +57,7 @@ class Dive:
                 relaxed = self._relax(rest, last, deadline)
             if relaxed.unserved > WHOLE or spent + relaxed.bound > most_cost - WHOLE:
                 return best
-            taken = list(self._rounded(rest, relaxed, share))
+            taken = list(self._rounded(rest, relaxed, share, noise))
             if not taken:
                 return best
             for column, times in taken:
@@ -98,7 +100,7 @@ class Dive:
             losses -= np.bincount(number, worth[item], minlength=len(pool))
         return [pool[n] for n in np.argsort(losses, kind="stable").tolist()]
 
-    def _rounded(self, task: Task, relaxed: Relaxed, share: float) -> Iterable[tuple[Column, int]]:
+    def _rounded(self, task: Task, relaxed: Relaxed, share: float, noise: float) -> Iterable[tuple[Column, int]]:
         """Whole parts, and the largest fractions rounded up where that is few. Nothing is served twice."""
         wanted, stock = task.wanted.copy(), list(task.stock)
         room = max(1, int(share * relaxed.amounts.sum()))
@@ -113,7 +115,10 @@ class Dive:
                 stock[column.group] -= times
                 taken += times
                 yield column, times
-        order = np.argsort(whole - relaxed.amounts, kind="stable")
+        fractions = relaxed.amounts - whole
+        if noise:
+            fractions += np.where(fractions > WHOLE, self._rng.normal(0.0, noise, len(whole)), -1.0)
+        order = np.argsort(-fractions, kind="stable")
         for place in order[: 4 * room].tolist():
             if taken >= room:
                 return

@@ -24,7 +24,9 @@ from solvers.columns.wanted import Wanted
 FILL_NODES = 2_000
 # Shares of the time limit: fills from different prices, the relaxation, the dives.
 SHARE_OF_FILLS, SHARE_OF_RELAXATION, SHARE_OF_DIVE = 0.08, 0.4, 0.85
-SHARES_OF_STEP = (0.2, 0.05, 0.02)
+# Of a relaxation's GPUs, what a dive settles at once, and by how much it mistakes fractions.
+STEPS, BY_CHANCE = ((0.2, 0.0), (0.05, 0.0)), (0.08, 0.2)
+MOST_DIVES = 40
 SURE = 1e-6
 FRUITLESS = 60
 
@@ -161,13 +163,15 @@ class Search:
             self._improved(self.plan, self.bound)
 
     def _dives(self) -> None:
-        """First in large steps, which is soon done, then in smaller ones."""
+        """First in large steps, which is soon done, then in smaller ones, then by chance."""
         if self.relaxed is None or self.relaxed.unserved > SURE:
             return
-        for share in SHARES_OF_STEP:
-            if self.near or time.monotonic() > self._at(SHARE_OF_DIVE):
+        until = self._at(SHARE_OF_DIVE)
+        for turn in range(MOST_DIVES):
+            if self.near or time.monotonic() > until:
                 return
-            placed = self._dive.run(self.task, self._at(SHARE_OF_DIVE), self._most_cost(), self.relaxed, share=share)
+            share, noise = (*STEPS, BY_CHANCE)[min(turn, len(STEPS))]
+            placed = self._dive.run(self.task, until, self._most_cost(), self.relaxed, share=share, noise=noise)
             if placed is not None:
                 self.offer(spread_out(placed))
 
