@@ -61,6 +61,8 @@ def _fitted(weights: Floats, length: int) -> Floats:
 # Of more items than these, the most valuable and some of the others fill a device as well.
 MOST_ITEMS = 500
 MOST_VALUABLE = 100
+THOROUGH = Effort(nodes=2_000, nodes_of_case=60, nodes_of_seed=0, seeds=0, cases=8, slack=1e-3)
+QUICK = Effort(nodes=200, nodes_of_case=60, nodes_of_seed=0, seeds=0, cases=1, slack=1e-3)
 
 
 def spread_out(placed: Placed) -> list[Column]:
@@ -71,14 +73,14 @@ def spread_out(placed: Placed) -> list[Column]:
 class Filler:
     """A content is placed as often as nothing of it is more than what is asked for."""
 
-    def __init__(self, instance: Instance, costs: Sequence[float], nodes: int, seed: int) -> None:
-        self._instance, self._costs, self._nodes = instance, costs, nodes
+    def __init__(self, instance: Instance, costs: Sequence[float], seed: int) -> None:
+        self._instance, self._costs = instance, costs
         self._pricer = Pricer(instance)
         self._rng = np.random.default_rng(seed)
 
     def fill(
         self, prices: Prices, power: float, wanted: Wanted, stock: Sequence[int], *, most_cost: float = np.inf,
-        deadline: float = np.inf,
+        deadline: float = np.inf, effort: Effort = THOROUGH,
     ) -> Placed | None:  # fmt: skip
         """None where stock, `most_cost` or time ends before the demand is served. Changes none of its arguments."""
         wanted, left = wanted.copy(), list(stock)
@@ -88,7 +90,7 @@ class Filler:
         while wanted.waiting.any():
             for group in range(len(left)):
                 if left[group] and group not in best:
-                    best[group] = self._best(group, prices, power, wanted)
+                    best[group] = self._best(group, prices, power, wanted, effort)
             offers = [(worth / max(self._costs[g], 1e-9), g, column) for g, found in best.items()
                       if found is not None and left[g] for column, worth in [found]]  # fmt: skip
             if not offers:
@@ -104,14 +106,16 @@ class Filler:
             best = {g: f for g, f in best.items() if g != group and f is not None and self._lasts(f[0], wanted)}
         return placed
 
-    def _best(self, group: int, prices: Prices, power: float, wanted: Wanted) -> tuple[Column, float] | None:
+    def _best(
+        self, group: int, prices: Prices, power: float, wanted: Wanted, effort: Effort
+    ) -> tuple[Column, float] | None:
         """The most valuable content of a GPU; a model on several of its devices counts on each of them alike."""
         contents: list[Content] = []
         total = 0.0
         rest = wanted
         kinds = self._instance.groups[group].kinds
         for kind in kinds:
-            content, worth = self._device(kind, prices, power, rest)
+            content, worth = self._device(kind, prices, power, rest, effort)
             contents.append(content)
             total += worth
             if len(kinds) > 1 and content:
@@ -119,13 +123,12 @@ class Filler:
                 rest.take(self._instance, Column(group, tuple(content if k == kind else () for k in kinds)), 1)
         return (Column(group, tuple(contents)), total) if any(contents) else None
 
-    def _device(self, kind: int, prices: Prices, power: float, wanted: Wanted) -> tuple[Content, float]:
+    def _device(self, kind: int, prices: Prices, power: float, wanted: Wanted, effort: Effort) -> tuple[Content, float]:
         items = self._instance.items[kind]
         useful = wanted.useful(self._instance, kind)
         values = prices.values(self._instance, wanted, kind, power)
         together = np.where(items.alone, 0, np.minimum(useful, self._instance.per_model))
         together = self._some(together, values)
-        effort = Effort(nodes=self._nodes, nodes_of_case=60, nodes_of_seed=0, seeds=0, cases=8, slack=1e-3)
         found, _ = self._pricer.fill(kind, values, together, 0.0, effort, self._rng)
         found += [((int(i),), float(values[i])) for i in np.flatnonzero(items.alone & (useful > 0) & (values > 0))]
         return max(found, key=lambda pair: pair[1], default=((), 0.0))

@@ -12,7 +12,7 @@ import numpy as np
 from solvers.base import SolveOptions
 from solvers.columns.area import area_duals
 from solvers.columns.column import Column
-from solvers.columns.filling import Filler, prices_by_size, spread_out
+from solvers.columns.filling import QUICK, THOROUGH, Filler, prices_by_size, spread_out
 from solvers.columns.generation import Generator, Relaxed, Task
 from solvers.columns.instance import Instance
 from solvers.columns.neighbourhood import Neighbourhood, trimmed
@@ -21,7 +21,6 @@ from solvers.columns.rounding import POWERS, Dive, prices_of
 from solvers.columns.selection import select
 from solvers.columns.wanted import Wanted
 
-FILL_NODES = 2_000
 # Shares of the time limit: fills from different prices, the relaxation, the dives.
 SHARE_OF_FILLS, SHARE_OF_RELAXATION, SHARE_OF_DIVE = 0.08, 0.4, 0.85
 # Of a relaxation's GPUs, what a dive settles at once, and by how much it mistakes fractions.
@@ -84,7 +83,7 @@ class Search:
         self.task = Task(instance=instance, wanted=wanted, costs=costs.blended(), stock=stock)
         self._rng = np.random.default_rng(options.seed)
         self._pricer = Pricer(instance)
-        self._filler = Filler(instance, self.task.costs, FILL_NODES, options.seed)
+        self._filler = Filler(instance, self.task.costs, options.seed)
         self._dive = Dive(
             self._pricer, self._filler, self._rng, Effort(nodes=2_000, nodes_of_case=200, seeds=30, cases=15)
         )
@@ -146,7 +145,10 @@ class Search:
             prices = prices_by_size(self._instance, self.task.costs, weights)
             for power in POWERS:
                 until = self._at(1.0 if self.plan is None else SHARE_OF_FILLS)
-                placed = self._filler.fill(prices, power, self.task.wanted, self.task.stock, deadline=until)
+                effort = QUICK if self.plan is None else THOROUGH
+                placed = self._filler.fill(
+                    prices, power, self.task.wanted, self.task.stock, deadline=until, effort=effort
+                )
                 if placed is not None:
                     self._dive.pool.update(dict.fromkeys(column for column, _ in placed))
                     self.offer(spread_out(placed))
