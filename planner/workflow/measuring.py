@@ -74,10 +74,12 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
     models = _models(asked, config, reporter)
     workload = _workload(asked.workload, config)
     installation = find_triton(asked.triton_server)
-    load_generator = choose_load_generator(asked.load_generator, target.share.generator, reporter)
+    load_generator = choose_load_generator(
+        asked.load_generator, target.share.generator, reporter, config.answer_deadline_s
+    )
     target.device.prepare()
     with tempfile.TemporaryDirectory(prefix="planner-measure-") as scratch:
-        server = _LocalServer(installation, target, Path(scratch) / "triton.log")
+        server = _LocalServer(installation, target, Path(scratch) / "triton.log", config.start_deadline_s)
         version = server.version(Path(scratch))
         request = MeasureRequest(
             models=models,
@@ -91,7 +93,13 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
             },
             **_sweep(config, workload),
         )
-        tools = Tools(server.start, load_generator, partial(_write_repository, target), target.device)
+        tools = Tools(
+            server.start,
+            load_generator,
+            partial(_write_repository, target),
+            target.device,
+            load_deadline_s=config.load_deadline_s,
+        )
         store = open_store(asked.store)
         try:
             summary = measure(request, store, tools, reporter)
@@ -102,13 +110,18 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
     return Measured(summary, tuple(row for row in rows if row.is_overhead or row.model in names))
 
 
-def choose_load_generator(choice: str, cores: Sequence[int], reporter: MeasureReporter) -> LoadGenerator:
-    """The generator of that name on these cores. SetupError where perf_analyzer was asked for and does not run."""
-    builtin = BuiltinLoadGenerator(cores)
+def choose_load_generator(
+    choice: str, cores: Sequence[int], reporter: MeasureReporter, deadline_s: float
+) -> LoadGenerator:
+    """The generator of that name on these cores. SetupError where perf_analyzer was asked for and does not run.
+
+    Its requests fail when they are not answered within `deadline_s`.
+    """
+    builtin = BuiltinLoadGenerator(cores, deadline_s=deadline_s)
     if choice == builtin.name:
         return builtin
     try:
-        perf_analyzer = PerfAnalyzerLoadGenerator(find_perf_analyzer(), cores)
+        perf_analyzer = PerfAnalyzerLoadGenerator(find_perf_analyzer(), cores, deadline_s=deadline_s)
     except SetupError as error:
         if choice == PerfAnalyzerLoadGenerator.name:
             raise
@@ -122,6 +135,7 @@ class _LocalServer:
     installation: TritonInstallation
     target: MeasuredDevice
     log_path: Path
+    deadline_s: float
 
     def start(self, repository: Path) -> LocalTriton:
         return LocalTriton.start(
@@ -130,6 +144,7 @@ class _LocalServer:
             cores=self.target.share.device,
             gpu_uuid=self.target.gpu_uuid,
             log_path=self.log_path,
+            ready_timeout_s=self.deadline_s,
         )
 
     def version(self, scratch: Path) -> str:
