@@ -17,7 +17,10 @@ from profiler.points import Configuration, ModelFacts
 
 class WriteRepository(Protocol):
     def __call__(self, model: ModelFacts, configuration: Configuration, target: Path, /) -> None:
-        """Put the model with this configuration into the model repository `target`."""
+        """Put the model with this configuration into the model repository `target`.
+
+        ModelError where its files are not what they were.
+        """
 
 
 @dataclass(frozen=True, slots=True)

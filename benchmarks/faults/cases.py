@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from project import FAULTY, HERE, PLANNER, CannotBeTriedHere, Project, Run
+from project import FAULTY, HERE, PLANNER, STEADY, CannotBeTriedHere, Project, Run
 
 from profiler.cache import cache_directory
 
@@ -35,8 +35,8 @@ Strike = Callable[[Run, ExitStack], None]
 class Fault:
     """`prepare` comes before the sweep, `strike` on its way; what they push on the stack is undone before the rerun.
 
-    `cause` is a pattern for what is recorded with a failed point (`is_recorded`), else for what is printed. `points` are
-    those that the faulty model has at least, in spite of all; `goes_on`: the other model is measured.
+    `cause` is a pattern for what is recorded with a failed point (`is_recorded`), else for what is printed. `points`
+    are those that the faulty model has at least, in spite of all; `goes_on`: the other model is measured.
     """
 
     name: str
@@ -142,7 +142,7 @@ def onnx_cut_off(project: Project, stack: ExitStack) -> None:
 
 def onnx_wants_another_shape(project: Project, stack: ExitStack) -> None:
     example_model(project, stack)
-    _edit_for_a_while(stack, project.faulty / "config.pbtxt", "dims: [2048]", "dims: [100]")
+    _edit_for_a_while(stack, project.faulty / "config.pbtxt", "dims: [ 2048 ]", "dims: [ 100 ]")
 
 
 def config_edited(old: str, new: str) -> Effect:
@@ -158,6 +158,7 @@ def no_model_file(project: Project, stack: ExitStack) -> None:
 
 
 def model_removed(run: Run, stack: ExitStack) -> None:
+    """While the model that comes before it is measured."""
     run.wait_for_begin()
     shutil.rmtree(run.project.faulty)
     stack.callback(run.project.add_model, FAULTY)
@@ -240,7 +241,9 @@ def second_run(run: Run, stack: ExitStack) -> None:
 
 
 EXITED = r"Triton ended by signal {}[\s\S]*\n.*faulty"
-STUB_DIED = r"process of the model ended[\s\S]*\n.*faulty"
+OOM_KILL = r"killed \d+ process(es)? of this machine for lack of memory"
+CHANGED = r"changed on disk since the sweep began: 1/model"
+STUB_DIED = r"a process of the model ended under load[\s\S]*\n.*faulty"
 
 FAULTS = (
     # server crash
@@ -265,23 +268,26 @@ FAULTS = (
           strike=told_after(2, "hang")),
     Fault(kind="hang", name="hang under perf_analyzer", cause=r"no answer within 2 s", points=1,
           strike=told_after(1, "hang"), arguments=("--load-generator", "auto")),
-    Fault(kind="hang", name="server frozen in a window", cause=r"no answer within 2 s", points=1,
+    Fault(kind="hang", name="server frozen in a window", cause=r"no answer within|did not answer", points=1,
           strike=server_frozen),
     # out of memory
-    Fault(kind="out of memory", name="kernel's kill at load", cause=r"lack of memory", strike=out_of_memory("load")),
-    Fault(kind="out of memory", name="kernel's kill in a window", cause=r"lack of memory", points=1,
+    Fault(kind="out of memory", name="kernel's kill at load", cause=OOM_KILL,
+          strike=out_of_memory("load")),
+    Fault(kind="out of memory", name="kernel's kill in a window", cause=OOM_KILL, points=1,
           strike=out_of_memory("request")),
     Fault(kind="out of memory", name="the same, simulated by SIGKILL", cause=STUB_DIED, points=1,
           strike=told_after(1, "kill_itself")),
     Fault(kind="out of memory", name="address space limit", cause=r"MemoryError|[Uu]nable to allocate", points=1,
           strike=told_after(1, "take_memory")),
     # refused
-    Fault(kind="refused", name="weights cut off (ONNX)", cause=r"InvalidProtobuf|[Pp]rotobuf pars", prepare=onnx_cut_off),
+    Fault(kind="refused", name="weights cut off (ONNX)", cause=r"InvalidProtobuf|[Pp]rotobuf pars",
+          prepare=onnx_cut_off),
     Fault(kind="refused", name="exception in initialize", cause="no luck today",
           prepare=told("complain", "no luck today", at="load")),
     Fault(kind="refused", name="missing library", cause="a_library_that_is_missing",
           prepare=told("import_what_is_missing", at="load")),
-    Fault(kind="refused", name="model's process ends at load", cause=r"(?i)stub process", prepare=told("leave", at="load")),
+    Fault(kind="refused", name="model's process ends at load", cause=r"(?i)stub process",
+          prepare=told("leave", at="load")),
     Fault(kind="refused", name="no model file", cause=r"model\.py", prepare=no_model_file),
     Fault(kind="refused", name="unknown backend", cause="tensorrtt", prepare=config_edited('"python"', '"tensorrtt"')),
     Fault(kind="refused", name="mistake in config.pbtxt", cause=r"config\.pbtxt.*line 3", exit_code=2, goes_on=False,
@@ -293,12 +299,14 @@ FAULTS = (
           prepare=told("answer_with", "y", [2, 2], "float32")),
     Fault(kind="shapes", name="output of another type", cause=r"'y'.*INT32.*FP32",
           prepare=told("answer_with", "y", [4], "int32")),
-    Fault(kind="shapes", name="output of another name", cause=r"'?y'?", prepare=told("answer_with", "z", [4], "float32")),
+    Fault(kind="shapes", name="output of another name", cause="without any output; config.pbtxt declares y",
+          prepare=told("answer_with", "z", [4], "float32")),
     # disk and store
     Fault(kind="disk", name="full disk, store", cause="the disk is full", exit_code=5, goes_on=False, points=1,
           is_recorded=False, prepare=store_on_small_disk, strike=partial(disk_fills, of_store=True)),
     Fault(kind="disk", name="full disk, scratch folder", cause="No space left on device", goes_on=False, points=1,
-          is_recorded=False, prepare=scratch_on_small_disk, strike=partial(disk_fills, of_store=False)),
+          is_recorded=False, prepare=scratch_on_small_disk, strike=partial(disk_fills, of_store=False),
+          arguments=("--load-generator", "perf_analyzer")),
     Fault(kind="disk", name="limit of file sizes", cause="the disk reports an error|the disk is full", goes_on=False,
           points=1, is_recorded=False, strike=file_size_limit),
     Fault(kind="store", name="locked for good", cause="locked by another run", goes_on=False, points=1,
@@ -308,7 +316,8 @@ FAULTS = (
     Fault(kind="store", name="a second run at the same time", cause="points measured", exit_code=0, points=3,
           is_recorded=False, strike=second_run),
     # load generator, statistics, ports
-    Fault(kind="load", name="built-in generator killed", cause="load generator ended", points=1, strike=generator_killed),
+    Fault(kind="load", name="built-in generator killed", cause="load generator ended", points=1,
+          strike=generator_killed),
     Fault(kind="load", name="perf_analyzer killed", cause="load by builtin: perf_analyzer ended by signal", points=3,
           exit_code=0, is_recorded=False, strike=generator_killed, arguments=("--load-generator", "auto")),
     Fault(kind="load", name="perf_analyzer killed, no other", cause="perf_analyzer ended by signal", points=1,
@@ -331,6 +340,8 @@ FAULTS = (
     Fault(kind="stopped", name="reader of the progress leaves", cause="points measured", exit_code=0, points=3,
           is_recorded=False, reader_leaves=True),
     # model files
-    Fault(kind="files", name="model removed on the way", cause=r"(?i)no such file", strike=model_removed),
-    Fault(kind="files", name="model replaced on the way", cause=r"changed on disk", strike=model_replaced),
+    Fault(kind="files", name="model removed on the way", cause=CHANGED, strike=model_removed,
+          arguments=(STEADY, FAULTY)),
+    Fault(kind="files", name="model replaced on the way", cause=CHANGED, strike=model_replaced,
+          arguments=(STEADY, FAULTY)),
 )  # fmt: skip

@@ -19,11 +19,13 @@ from planner.inputs.workload import read_workload
 from planner.inputs.yaml_file import nearest
 from planner.store.database import open_store
 from planner.workflow.devices import MeasuredDevice, measured_device
+from planner.workflow.model_files import ModelFiles
 from profiler.environment import environment
 from profiler.load.builtin import BuiltinLoadGenerator
 from profiler.load.perf_analyzer import PerfAnalyzerLoadGenerator
 from profiler.load.perf_analyzer_binary import find_perf_analyzer
 from profiler.load.preferred import PreferredLoadGenerator
+from profiler.load.strict import StrictLoadGenerator
 from profiler.measure import MeasureReporter, MeasureSummary, measure
 from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
 from profiler.running import Tools
@@ -72,6 +74,7 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
     for text in target.notes:
         reporter.note(text)
     models = _models(asked, config, reporter)
+    files = ModelFiles(models)
     workload = _workload(asked.workload, config)
     installation = find_triton(asked.triton_server)
     load_generator = choose_load_generator(
@@ -95,8 +98,8 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
         )
         tools = Tools(
             server.start,
-            load_generator,
-            partial(_write_repository, target),
+            StrictLoadGenerator(load_generator, deadline_s=config.answer_deadline_s),
+            partial(_write_repository, target, files),
             target.device,
             load_deadline_s=config.load_deadline_s,
         )
@@ -235,7 +238,10 @@ def _planned_rps(workload: Workload) -> Mapping[str, float]:
     return {name: peak * headroom[name] for name, peak in peaks.items() if peak > 0}
 
 
-def _write_repository(measured: MeasuredDevice, model: ModelFacts, configuration: Configuration, target: Path) -> None:
+def _write_repository(
+    measured: MeasuredDevice, files: ModelFiles, model: ModelFacts, configuration: Configuration, target: Path
+) -> None:
+    files.require_unchanged(model)
     config = config_pbtxt.configure(
         config_pbtxt.read_config(model.path / config_pbtxt.CONFIG_NAME),
         instances=configuration.instances,
