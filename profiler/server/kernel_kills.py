@@ -21,7 +21,8 @@ class KernelKills:
         kills = self._count() - self._before
         if kills < 1:
             return ""
-        return f"; meanwhile the kernel killed {kills} process{'es' if kills > 1 else ''} of this machine for lack of memory"
+        what = f"{kills} process{'es' if kills > 1 else ''} of this machine"
+        return f"; meanwhile the kernel killed {what} for lack of memory"
 
     def _count(self) -> int:
         try:
