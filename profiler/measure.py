@@ -12,7 +12,7 @@ from itertools import zip_longest
 from typing import cast
 
 from planner.domain.profile import SERVER_ROW, Measurement, ProfileRow, ProfileStore
-from planner.domain.serving import LoadMode
+from planner.domain.serving import LoadMode, LoadSpec, Server
 from planner.domain.statistics import samples_needed
 from planner.errors import POINT_FAILURES, PlannerError
 from profiler import overheads
@@ -32,6 +32,7 @@ from profiler.points import (
 )
 from profiler.running import Tools
 
+_TOUCH_S = 0.5
 _CLOSED_SAMPLES = 200
 _CLOSED_WINDOW_MAX_S = 10.0
 _DOUBLINGS_MAX = 2
@@ -142,11 +143,18 @@ class _Sweep:
         for backend, models in overheads.models_to_pair(self._request.models).items():
             name = overheads.backend_row_name(backend)
             try:
-                measured = partial(overheads.backend_overhead_bytes, self._tools, models, base_bytes, self._not_paired)
+                measured = partial(
+                    overheads.backend_overhead_bytes, self._tools, models, base_bytes, self._touch, self._not_paired
+                )
                 found[backend] = self._overhead(name, measured) or 0
             except POINT_FAILURES as error:
                 self._note(f"overhead of backend {backend} stays within its models: {error.message}")
         return found
+
+    def _touch(self, server: Server, model: ModelFacts) -> None:
+        shapes = self._request.shapes.get(model.name, {})
+        spec = LoadSpec(model.name, LoadMode.CLOSED, _TOUCH_S, concurrency=1, shapes=shapes)
+        self._tools.load_generator.run(server, [spec])
 
     def _not_paired(self, model: ModelFacts, error: PlannerError) -> None:
         self._note(f"{model.name} is left out where the overhead of its backend is measured: {error.message}")

@@ -35,7 +35,8 @@ from profiler.server.local import LocalTriton
 
 BUILD_MODELS = Path(__file__).parents[2] / "examples" / "cpu" / "build_models.py"
 DEVICE = "cpu-1"
-SECONDS = 2.0
+CONCURRENCY = 4
+HOT_S, WARMUP_S, SECONDS = 1.5, 0.5, 2.0
 GOAL = 0.05
 MIB = 1024 * 1024
 Together = tuple[tuple[ModelFacts, Configuration], ...]
@@ -76,7 +77,7 @@ class Bench:
             server_version="",
             instances=(1, 2),
             max_batch_sizes=(1, 4),
-            concurrency=(4,),
+            concurrency=(CONCURRENCY,),
             load_fractions=(),
             min_window_s=SECONDS,
             max_window_s=SECONDS,
@@ -92,32 +93,33 @@ class Bench:
         return memory[SERVER_ROW, 1, 0], memory[backend, 1, 0], memory
 
     def hot_bytes(self, together: Together) -> int:
-        """The server's peak while all its models are under the load that a profile's warm-up is."""
-        specs = [
-            LoadSpec(
-                model.name,
-                LoadMode.CLOSED,
-                SECONDS,
-                concurrency=2 * configuration.instances,
-                request_batch_size=max(1, configuration.max_batch_size),
-            )
-            for model, configuration in together
-        ]
+        """The server's peak with every model under the loads of its profile, at the same time; they last longer in
+        proportion, so that each model serves about as much as alone."""
+        count = len(together)
         with RunningModels(self.tools, dict(together)) as running:
-            self.load.run(running.server, specs)
+            for batch_size, seconds, concurrency in ((None, HOT_S, None), (1, WARMUP_S + SECONDS, CONCURRENCY)):
+                specs = [
+                    LoadSpec(
+                        model.name,
+                        LoadMode.CLOSED,
+                        seconds * count,
+                        concurrency=concurrency or 2 * configuration.instances,
+                        request_batch_size=batch_size or max(1, configuration.max_batch_size),
+                    )
+                    for model, configuration in together
+                ]
+                self.load.run(running.server, specs)
             return running.peak_bytes() or 0
 
 
 def cases_of(models: Sequence[ModelFacts]) -> Iterator[Together]:
-    """Every two and every three models with one instance and their largest batch; then every neighbouring two and
-    three with two instances of the first, and no batches where they can be switched off."""
+    """Every two and every three models with one instance and their largest batch; then two neighbours each, with two
+    instances of the first and no batches."""
     for count in (2, 3):
         for chosen in combinations(models, count):
             yield tuple((model, _configuration(model, 1, 4)) for model in chosen)
-    for count in (2, 3):
-        for first in range(len(models)):
-            chosen = [models[(first + offset) % len(models)] for offset in range(count)]
-            yield tuple((model, _configuration(model, 1 if place else 2, 1)) for place, model in enumerate(chosen))
+    for first, second in zip(models, [*models[1:], models[0]], strict=True):
+        yield (first, _configuration(first, 2, 1)), (second, _configuration(second, 1, 1))
 
 
 def _configuration(model: ModelFacts, instances: int, batch: int) -> Configuration:
