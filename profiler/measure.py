@@ -18,6 +18,7 @@ from planner.errors import POINT_FAILURES, PlannerError
 from profiler import overheads
 from profiler.budget import Budget
 from profiler.configuration_run import ConfigurationRun
+from profiler.load.answers import check_answer
 from profiler.points import (
     Configuration,
     LoadPoint,
@@ -32,7 +33,6 @@ from profiler.points import (
 )
 from profiler.running import Tools
 
-_TOUCH_S = 0.5
 _CLOSED_SAMPLES = 200
 _CLOSED_WINDOW_MAX_S = 10.0
 _DOUBLINGS_MAX = 2
@@ -152,9 +152,10 @@ class _Sweep:
         return found
 
     def _touch(self, server: Server, model: ModelFacts) -> None:
-        shapes = self._request.shapes.get(model.name, {})
-        spec = LoadSpec(model.name, LoadMode.CLOSED, _TOUCH_S, concurrency=1, shapes=shapes)
-        self._tools.load_generator.run(server, [spec])
+        if server.pid is not None:
+            shapes = self._request.shapes.get(model.name, {})
+            spec = LoadSpec(model.name, LoadMode.CLOSED, 1.0, concurrency=1, shapes=shapes)
+            check_answer(server, spec, self._tools.load_deadline_s)
 
     def _not_paired(self, model: ModelFacts, error: PlannerError) -> None:
         self._note(f"{model.name} is left out where the overhead of its backend is measured: {error.message}")

@@ -47,10 +47,10 @@ def backend_overhead_bytes(
 ) -> int | None:
     """used(A) + used(B) - used(A and B) - base, the smallest over neighbouring pairs, at least 0.
 
-    What two models do not share belongs to each: the smallest is safe for all of them. `touch` sends a model a few
-    requests: part of what is paid once, such as the pages of libraries, comes with the first of them, while what
-    many requests leave behind is each model's own. None: unknown. A model that does not load or answer is told to
-    `failed` and left out; its error is raised where fewer than two are left.
+    What two models do not share belongs to each: the smallest is safe for all of them. `touch` sends a model one
+    request: part of what is paid once, such as the pages of libraries, comes with the first, while what many leave
+    behind is each model's own. None: unknown. A model that does not load or answer is told to `failed` and left
+    out; its error is raised where fewer than two are left.
     """
     used: dict[ModelFacts, int | None] = {}
     for number, model in enumerate(models):
