@@ -49,6 +49,8 @@ def root() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup's wish to outlive the terminal stands
+        signal.signal(signal.SIGHUP, _terminate)
     sys.exit(run(arguments))
 
 

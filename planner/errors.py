@@ -9,6 +9,7 @@
     ├── Incomplete                5  some points failed or the budget ended; what is finished is stored
     ├── DeviceError               5  the measured device is lost, or not ours alone where it has to be
     ├── LoadError                 5  a load generator failed, or cannot do this; Triton did nothing wrong
+    ├── ModelError                5  a model's files are not what they were when the sweep began
     └── ServerError               5  Triton did not do what was asked
         ├── TritonUnreachable        no answer within the deadline
         ├── TritonExited             the process ended; the error carries the tail of its log
@@ -85,6 +86,10 @@ class LoadError(PlannerError):
     exit_code = 5
 
 
+class ModelError(PlannerError):
+    exit_code = 5
+
+
 class ServerError(PlannerError):
     exit_code = 5
 
@@ -99,3 +104,7 @@ class TritonExited(ServerError):
 
 class TritonRefused(ServerError):
     pass
+
+
+POINT_FAILURES = (ServerError, DeviceError, LoadError, ModelError)
+"""What costs a sweep one point or one configuration, and never the rest."""

@@ -12,12 +12,13 @@ from itertools import zip_longest
 from typing import cast
 
 from planner.domain.profile import SERVER_ROW, Measurement, ProfileRow, ProfileStore
-from planner.domain.serving import LoadMode
+from planner.domain.serving import LoadMode, LoadSpec, Server
 from planner.domain.statistics import samples_needed
-from planner.errors import DeviceError, LoadError, ServerError
+from planner.errors import POINT_FAILURES, PlannerError
 from profiler import overheads
 from profiler.budget import Budget
 from profiler.configuration_run import ConfigurationRun
+from profiler.load.answers import check_answer
 from profiler.points import (
     Configuration,
     LoadPoint,
@@ -142,11 +143,22 @@ class _Sweep:
         for backend, models in overheads.models_to_pair(self._request.models).items():
             name = overheads.backend_row_name(backend)
             try:
-                measured = partial(overheads.backend_overhead_bytes, self._tools, models, base_bytes)
+                measured = partial(
+                    overheads.backend_overhead_bytes, self._tools, models, base_bytes, self._touch, self._not_paired
+                )
                 found[backend] = self._overhead(name, measured) or 0
-            except (ServerError, DeviceError) as error:
+            except POINT_FAILURES as error:
                 self._note(f"overhead of backend {backend} stays within its models: {error.message}")
         return found
+
+    def _touch(self, server: Server, model: ModelFacts) -> None:
+        if server.pid is not None:
+            shapes = self._request.shapes.get(model.name, {})
+            spec = LoadSpec(model.name, LoadMode.CLOSED, 1.0, concurrency=1, shapes=shapes)
+            check_answer(server, spec, self._tools.load_deadline_s)
+
+    def _not_paired(self, model: ModelFacts, error: PlannerError) -> None:
+        self._note(f"{model.name} is left out where the overhead of its backend is measured: {error.message}")
 
     def _overhead(self, name: str, measured: Callable[[], int | None]) -> int | None:
         """The bytes of a row that is paid once per server: from the store, else measured and stored.
@@ -206,7 +218,7 @@ class _Sweep:
             seconds = self._window_s(run, point)
             self._reporter.point(run.model.name, point, seconds)
             window = run.window(point, seconds)
-        except (ServerError, DeviceError, LoadError) as error:
+        except POINT_FAILURES as error:
             self._failed(run, key, point, error)
             return None
         self._budget.spent(seconds, self._clock() - begin)
@@ -234,9 +246,7 @@ class _Sweep:
         self._reporter.measured(measurement)
         return row
 
-    def _failed(
-        self, run: ConfigurationRun, key: str, point: LoadPoint, error: ServerError | DeviceError | LoadError
-    ) -> None:
+    def _failed(self, run: ConfigurationRun, key: str, point: LoadPoint, error: PlannerError) -> None:
         cause = f"{error.message}\n{error.log_tail}" if error.log_tail else error.message
         measurement = run.failure(key, point, cause, self._time())
         self._store.add([measurement])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from planner.domain.profile import BACKEND_ROW_PREFIX
+from planner.domain.serving import Server
+from planner.errors import POINT_FAILURES, PlannerError
 from profiler.points import Configuration, ModelFacts
 from profiler.running import RunningModels, Tools, watched_server
 
@@ -36,13 +38,30 @@ def models_to_pair(models: Sequence[ModelFacts]) -> dict[str, list[ModelFacts]]:
     return {backend: found[:_MODELS_PER_BACKEND] for backend, found in by_backend.items() if len(found) > 1}
 
 
-def backend_overhead_bytes(tools: Tools, models: Sequence[ModelFacts], base_bytes: int) -> int | None:
+def backend_overhead_bytes(
+    tools: Tools,
+    models: Sequence[ModelFacts],
+    base_bytes: int,
+    touch: Callable[[Server, ModelFacts], None],
+    failed: Callable[[ModelFacts, PlannerError], None],
+) -> int | None:
     """used(A) + used(B) - used(A and B) - base, the smallest over neighbouring pairs, at least 0.
 
-    What two models do not share belongs to each: the smallest is safe for all of them. None: unknown.
+    What two models do not share belongs to each: the smallest is safe for all of them. `touch` sends a model one
+    request: part of what is paid once, such as the pages of libraries, comes with the first, while what many leave
+    behind is each model's own. None: unknown. A model that does not load or answer is told to `failed` and left
+    out; its error is raised where fewer than two are left.
     """
-    alone = [_used_bytes(tools, [model]) for model in models]
-    together = [_used_bytes(tools, pair) for pair in pairwise(models)]
+    used: dict[ModelFacts, int | None] = {}
+    for number, model in enumerate(models):
+        try:
+            used[model] = _used_bytes(tools, [model], touch)
+        except POINT_FAILURES as error:
+            if len(used) + len(models) - number - 1 < 2:
+                raise
+            failed(model, error)
+    alone = list(used.values())
+    together = [_used_bytes(tools, pair, touch) for pair in pairwise(used)]
     overheads = [
         a + b - both - base_bytes
         for (a, b), both in zip(pairwise(alone), together, strict=True)
@@ -51,7 +70,9 @@ def backend_overhead_bytes(tools: Tools, models: Sequence[ModelFacts], base_byte
     return max(0, min(overheads)) if len(overheads) == len(together) else None
 
 
-def _used_bytes(tools: Tools, models: Sequence[ModelFacts]) -> int | None:
+def _used_bytes(tools: Tools, models: Sequence[ModelFacts], touch: Callable[[Server, ModelFacts], None]) -> int | None:
     configurations = {model: Configuration(1, model.max_batch_size, model.queue_delay_us) for model in models}
     with RunningModels(tools, configurations) as running:
+        for model in models:
+            touch(running.server, model)
         return running.memory_bytes()

@@ -17,17 +17,24 @@ from profiler.points import Configuration, ModelFacts
 
 class WriteRepository(Protocol):
     def __call__(self, model: ModelFacts, configuration: Configuration, target: Path, /) -> None:
-        """Put the model with this configuration into the model repository `target`."""
+        """Put the model with this configuration into the model repository `target`.
+
+        ModelError where its files are not what they were.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a sweep works with. `start_server` gives a fresh server over a model repository, nothing loaded."""
+    """What a sweep works with. `start_server` gives a fresh server over a model repository, nothing loaded.
+
+    A model that is not loaded after `load_deadline_s` counts as hung.
+    """
 
     start_server: Callable[[Path], Server]
     load_generator: LoadGenerator
     write_repository: WriteRepository
     device: Device
+    load_deadline_s: float = 120.0
 
 
 @contextmanager
@@ -53,7 +60,7 @@ class RunningModels:
                 tools.write_repository(model, configuration, repository)
             self.server, self.sampler = self._stack.enter_context(watched_server(tools, repository))
             for model in models:
-                self.server.load(model.name)
+                self.server.load(model.name, timeout_s=tools.load_deadline_s)
         except BaseException:
             self._stack.close()
             raise

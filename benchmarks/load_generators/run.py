@@ -98,6 +98,9 @@ class SharedServer:
     def statistics(self, model: str) -> Mapping[str, object]:
         return self._server.statistics(model)
 
+    def raise_if_ended(self) -> None:
+        self._server.raise_if_ended()
+
     def log_tail(self, lines: int = 20) -> str:
         return self._server.log_tail(lines)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -123,16 +126,18 @@ class _Progress:
     def begin(self, text: str, number: int, total: int) -> None:
         self._bar.update(self._task, completed=number - 1, total=total, description=text)
         if not self._is_terminal:
-            click.echo(f"[{number}/{total}] {text}", err=True)
+            with _unheard():
+                click.echo(f"[{number}/{total}] {text}", err=True)
 
     def show(self, text: str) -> None:
         self._bar.update(self._task, description=text)
 
     def note(self, text: str) -> None:
-        if self._is_terminal:
-            self._bar.console.print(f"note: {text}", highlight=False, markup=False)
-        else:
-            note(text)
+        with _unheard():
+            if self._is_terminal:
+                self._bar.console.print(f"note: {text}", highlight=False, markup=False)
+            else:
+                note(text)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -142,6 +147,16 @@ class _Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """The reader of the progress may leave; a sweep of hours does not end for that. What stays in the buffer of
+    standard error would be tried once more at the end, so it goes to nobody from here on."""
+    try:
+        yield
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _outcome(measured: Measured) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from planner.errors import InputError
 from planner.inputs.record import Count, Positive, Record, Text
@@ -25,7 +25,8 @@ class MeasureConfig:
     """A sweep. `models` None: all of the repository; `queue_delays_us` None: each model's own.
 
     `concurrency` None: chosen by the search. `open_levels` are shares of the measured capacity, or multiples
-    of the planned rate, as `open_of` says; None: the search's own. `budget_s` None: no limit.
+    of the planned rate, as `open_of` says; None: the search's own. `budget_s` None: no limit. The deadlines
+    say how long a server may take to start, a model to load, and a request to be answered, before they count as hung.
     """
 
     models: tuple[str, ...] | None = None
@@ -40,6 +41,9 @@ class MeasureConfig:
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     min_window_s: float = 2.0
     max_window_s: float = 30.0
+    start_deadline_s: float = 60.0
+    load_deadline_s: float = 120.0
+    answer_deadline_s: float = 10.0
 
 
 def parse_duration(text: str, *, where: str) -> float:
@@ -65,9 +69,12 @@ def _seconds(value: object) -> object:
         raise ValueError(error.message.removeprefix(": ")) from error
 
 
+_DURATION_SCHEMA = {"type": "string", "pattern": "^[0-9hms.]+$"}
+
+
 def _as_duration(schema: dict[str, Any]) -> None:
     schema.clear()
-    schema.update(title="Budget", default=None, anyOf=[{"type": "string", "pattern": "^[0-9hms.]+$"}, {"type": "null"}])
+    schema.update(title="Budget", default=None, anyOf=[_DURATION_SCHEMA, {"type": "null"}])
 
 
 class ClosedLoopEntry(Record):
@@ -82,6 +89,15 @@ class OpenLoopEntry(Record):
 class WindowEntry(Record):
     min_seconds: Positive = 2.0
     max_seconds: Positive = 30.0
+
+
+Duration = Annotated[float, BeforeValidator(_seconds), WithJsonSchema(_DURATION_SCHEMA)]
+
+
+class DeadlinesEntry(Record):
+    start: Duration = 60.0
+    load: Duration = 120.0
+    answer: Duration = 10.0
 
 
 Counts = Annotated[list[Count], Field(min_length=1)]
@@ -100,6 +116,7 @@ class MeasureFile(Record):
     budget: Annotated[float | None, BeforeValidator(_seconds), Field(json_schema_extra=_as_duration)] = None
     shapes: dict[str, dict[str, Counts]] = Field(default_factory=dict)
     window: WindowEntry = WindowEntry()
+    deadlines: DeadlinesEntry = DeadlinesEntry()
 
 
 def read_measure_config(path: Path) -> MeasureConfig:
@@ -124,4 +141,7 @@ def read_measure_config(path: Path) -> MeasureConfig:
         shapes={m: {i: tuple(dims) for i, dims in inputs.items()} for m, inputs in record.shapes.items()},
         min_window_s=record.window.min_seconds,
         max_window_s=record.window.max_seconds,
+        start_deadline_s=record.deadlines.start,
+        load_deadline_s=record.deadlines.load,
+        answer_deadline_s=record.deadlines.answer,
     )

@@ -70,6 +70,7 @@ open_loop:                      # Poisson arrivals: the tail latency that users 
 
 budget: 10m                     # for the whole sweep; what was finished is kept
 window: {{min_seconds: 2, max_seconds: 30}}
+deadlines: {{start: 60s, load: 2m, answer: 10s}}    # of a server, a model, a request; later they count as hung
 
 # Dimensions that a model's configuration leaves open (-1), without the batch dimension:
 # shapes: {{{example}: {{INPUT: [3, 224, 224]}}}}

@@ -19,11 +19,13 @@ from planner.inputs.workload import read_workload
 from planner.inputs.yaml_file import nearest
 from planner.store.database import open_store
 from planner.workflow.devices import MeasuredDevice, measured_device
+from planner.workflow.model_files import ModelFiles
 from profiler.environment import environment
 from profiler.load.builtin import BuiltinLoadGenerator
 from profiler.load.perf_analyzer import PerfAnalyzerLoadGenerator
 from profiler.load.perf_analyzer_binary import find_perf_analyzer
 from profiler.load.preferred import PreferredLoadGenerator
+from profiler.load.strict import StrictLoadGenerator
 from profiler.measure import MeasureReporter, MeasureSummary, measure
 from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
 from profiler.running import Tools
@@ -72,12 +74,15 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
     for text in target.notes:
         reporter.note(text)
     models = _models(asked, config, reporter)
+    files = ModelFiles(models)
     workload = _workload(asked.workload, config)
     installation = find_triton(asked.triton_server)
-    load_generator = choose_load_generator(asked.load_generator, target.share.generator, reporter)
+    load_generator = choose_load_generator(
+        asked.load_generator, target.share.generator, reporter, config.answer_deadline_s
+    )
     target.device.prepare()
     with tempfile.TemporaryDirectory(prefix="planner-measure-") as scratch:
-        server = _LocalServer(installation, target, Path(scratch) / "triton.log")
+        server = _LocalServer(installation, target, Path(scratch) / "triton.log", config.start_deadline_s)
         version = server.version(Path(scratch))
         request = MeasureRequest(
             models=models,
@@ -91,7 +96,13 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
             },
             **_sweep(config, workload),
         )
-        tools = Tools(server.start, load_generator, partial(_write_repository, target), target.device)
+        tools = Tools(
+            server.start,
+            StrictLoadGenerator(load_generator, deadline_s=config.answer_deadline_s),
+            partial(_write_repository, target, files),
+            target.device,
+            load_deadline_s=config.load_deadline_s,
+        )
         store = open_store(asked.store)
         try:
             summary = measure(request, store, tools, reporter)
@@ -102,13 +113,18 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
     return Measured(summary, tuple(row for row in rows if row.is_overhead or row.model in names))
 
 
-def choose_load_generator(choice: str, cores: Sequence[int], reporter: MeasureReporter) -> LoadGenerator:
-    """The generator of that name on these cores. SetupError where perf_analyzer was asked for and does not run."""
-    builtin = BuiltinLoadGenerator(cores)
+def choose_load_generator(
+    choice: str, cores: Sequence[int], reporter: MeasureReporter, deadline_s: float
+) -> LoadGenerator:
+    """The generator of that name on these cores. SetupError where perf_analyzer was asked for and does not run.
+
+    Its requests fail when they are not answered within `deadline_s`.
+    """
+    builtin = BuiltinLoadGenerator(cores, deadline_s=deadline_s)
     if choice == builtin.name:
         return builtin
     try:
-        perf_analyzer = PerfAnalyzerLoadGenerator(find_perf_analyzer(), cores)
+        perf_analyzer = PerfAnalyzerLoadGenerator(find_perf_analyzer(), cores, deadline_s=deadline_s)
     except SetupError as error:
         if choice == PerfAnalyzerLoadGenerator.name:
             raise
@@ -122,6 +138,7 @@ class _LocalServer:
     installation: TritonInstallation
     target: MeasuredDevice
     log_path: Path
+    deadline_s: float
 
     def start(self, repository: Path) -> LocalTriton:
         return LocalTriton.start(
@@ -130,6 +147,7 @@ class _LocalServer:
             cores=self.target.share.device,
             gpu_uuid=self.target.gpu_uuid,
             log_path=self.log_path,
+            ready_timeout_s=self.deadline_s,
         )
 
     def version(self, scratch: Path) -> str:
@@ -220,7 +238,10 @@ def _planned_rps(workload: Workload) -> Mapping[str, float]:
     return {name: peak * headroom[name] for name, peak in peaks.items() if peak > 0}
 
 
-def _write_repository(measured: MeasuredDevice, model: ModelFacts, configuration: Configuration, target: Path) -> None:
+def _write_repository(
+    measured: MeasuredDevice, files: ModelFiles, model: ModelFacts, configuration: Configuration, target: Path
+) -> None:
+    files.require_unchanged(model)
     config = config_pbtxt.configure(
         config_pbtxt.read_config(model.path / config_pbtxt.CONFIG_NAME),
         instances=configuration.instances,

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from planner.domain.serving import Server
-from planner.errors import InputError
+from planner.errors import DeviceError, InputError
 from profiler.devices.periodic import PeriodicThread
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -181,12 +181,12 @@ class ProcessTreeSampler:
     def window(self, start: float | None = None, end: float | None = None) -> Usage:
         """Usage between two times of the sampler's clock (all samples by default).
 
-        Busy is taken between the samples just outside the window; ValueError where nothing was sampled.
+        Busy is taken between the samples just outside the window; DeviceError where nothing was sampled.
         """
         with self._lock:
             times = self._times_s
             if not times:
-                raise ValueError("the sampler has no sample of its process")
+                raise DeviceError("the server's processes ended before their memory could be read")
             first = 0 if start is None else max(0, bisect_right(times, start) - 1)
             last = len(times) - 1 if end is None else min(len(times) - 1, bisect_left(times, end))
             last = max(first, last)

@@ -14,7 +14,7 @@ import planner.errors
 from planner.domain.serving import LoadResult, LoadSpec, Server
 from planner.errors import LoadError, PlannerError, ServerError, TritonExited, TritonUnreachable
 from profiler.environment import package_version
-from profiler.load.child import check_spec, end_group, raise_if_exited
+from profiler.load.child import check_spec, end_group
 
 _POLL_S = 0.2
 _START_AND_STOP_S = 30.0
@@ -87,7 +87,7 @@ def _wait(worker: subprocess.Popen[str], server: Server, job: str, limit_s: floa
             return worker.communicate(sent, timeout=_POLL_S)
         except subprocess.TimeoutExpired:
             sent = None
-        raise_if_exited(server)
+        server.raise_if_ended()
         if time.monotonic() > end:
             raise TritonUnreachable(f"the load did not end within {limit_s:.0f} s", log_tail=server.log_tail())
 
@@ -97,7 +97,7 @@ def _as_error(answer: dict[str, Any], server: Server) -> PlannerError:
     if not issubclass(kind, ServerError):
         return kind(answer["message"], hint=answer["hint"])
     try:
-        raise_if_exited(server)
+        server.raise_if_ended()
     except TritonExited as exited:
         return exited
     return kind(answer["message"], hint=answer["hint"], log_tail=server.log_tail())

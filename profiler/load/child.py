@@ -8,8 +8,8 @@ import subprocess
 from contextlib import suppress
 from typing import Any
 
-from planner.domain.serving import LoadMode, LoadSpec, Server
-from planner.errors import InputError, TritonExited
+from planner.domain.serving import LoadMode, LoadSpec
+from planner.errors import InputError
 
 
 def check_spec(spec: LoadSpec) -> None:
@@ -32,17 +32,3 @@ def end_group(process: subprocess.Popen[Any]) -> None:
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None and not pipe.closed:
             pipe.close()
-
-
-def raise_if_exited(server: Server) -> None:
-    """TritonExited where the server is on this machine and its process has ended."""
-    import psutil
-
-    if server.pid is None:
-        return
-    try:
-        alive = psutil.Process(server.pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        alive = False
-    if not alive:
-        raise TritonExited(f"Triton (process {server.pid}) ended under load", log_tail=server.log_tail())

@@ -30,7 +30,7 @@ from planner.domain.statistics import percentile
 from planner.errors import LoadError
 from profiler.load import leash
 from profiler.load.arrivals import LAG_ALLOWED_S, allowed_lag_s, arrival_generator, poisson_arrivals
-from profiler.load.child import check_spec, end_group, raise_if_exited
+from profiler.load.child import check_spec, end_group
 from profiler.load.perf_analyzer_binary import PerfAnalyzerBinary
 from profiler.load.perf_analyzer_report import (
     CountedWindow,
@@ -278,14 +278,14 @@ def _watch(
         if passes_ended is None and len(passes_of(printed.read_text(errors="replace"))) == _PASSES:
             passes_ended = now
         if process.returncode is not None:
-            raise_if_exited(server)
+            server.raise_if_ended()
             return cpu, passes_ended
         try:
             times = observed.cpu_times()
             cpu.append((now, times.user + times.system))
         except psutil.NoSuchProcess:
             continue
-        raise_if_exited(server)
+        server.raise_if_ended()
         if now > end:
             said = printed.read_text(errors="replace")
             raise LoadError(f"perf_analyzer did not end within {limit_s:.0f} s", log_tail=_tail(said))

@@ -26,6 +26,7 @@ from planner.errors import InputError, ServerError, TritonExited, TritonUnreacha
 from profiler.server import keeper, ports
 from profiler.server.client import ControlClient
 from profiler.server.find import TritonInstallation
+from profiler.server.kernel_kills import KernelKills
 
 READY_TIMEOUT_S = 60.0
 LOAD_TIMEOUT_S = 120.0
@@ -100,6 +101,7 @@ class LocalTriton:
         self._endpoint = endpoint
         self._client: ControlClient | None = None
         self._pid = 0
+        self._kills = KernelKills()
         self._log_begin = spec.log_path.stat().st_size if spec.log_path.exists() else 0
         # Of its own, so that what a killed server leaves in /dev/shm can be told from what others use.
         self._shm_prefix = f"triton_python_backend_shm_region_{uuid.uuid4().hex[:12]}_"
@@ -199,6 +201,11 @@ class LocalTriton:
         with self._explained():
             return self._control().infer_once(model, input_name, values, output_name)
 
+    def raise_if_ended(self) -> None:
+        if not _is_running(self._pid):
+            # the keeper needs a moment to see it and to clean up
+            self._raise_if_ended(KEEPER_TIMEOUT_S)
+
     def log_tail(self, lines: int = 20) -> str:
         """The last lines that this server (not an earlier one with the same log file) wrote."""
         try:
@@ -296,7 +303,7 @@ class LocalTriton:
             code = self._keeper.wait(wait_s)
         except subprocess.TimeoutExpired:
             return
-        raise TritonExited(f"Triton ended {_how(code)}", log_tail=self.log_tail())
+        raise TritonExited(f"Triton ended {_how(code)}{self._kills.words()}", log_tail=self.log_tail())
 
     def _control(self) -> ControlClient:
         if self._client is None:
@@ -315,6 +322,7 @@ class LocalTriton:
             if isinstance(error, TritonUnreachable) and _ends_within(self._pid, LAST_BREATH_S):
                 self._raise_if_ended(KEEPER_TIMEOUT_S)
             error.log_tail = self.log_tail()
+            error.message += self._kills.words()
             raise
 
 

@@ -46,6 +46,9 @@ class RemoteTriton:
     def statistics(self, model: str) -> Mapping[str, object]:
         return self._client.statistics(model)
 
+    def raise_if_ended(self) -> None:
+        """Never: its process is on the other machine."""
+
     def log_tail(self, lines: int = 20) -> str:
         """Always empty: the log is on the other machine."""
         return ""

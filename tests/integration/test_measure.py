@@ -339,6 +339,19 @@ def test_the_backend_overhead_is_what_two_models_share(
     assert bench.starts == 4  # idle, each alone, both
 
 
+@pytest.mark.slow
+def test_a_model_that_does_not_load_does_not_hide_what_the_others_share(
+    bench: Bench, direction: ModelFacts, example_models: Path, tmp_path: Path
+) -> None:
+    others = [facts(example_models / name) for name in ("file_type", "speech_activity")]
+    summary = bench.measure(bench.request(refusing_model(direction, tmp_path), *others, budget_s=0.1))
+    [note] = [note for note in summary.notes if "overhead" in note]
+    assert note.startswith("text_direction is left out where the overhead of its backend is measured: Triton refused")
+    [overhead] = bench.store.rows(model="@backend:python")
+    assert overhead.memory_bytes is not None
+    assert 5 * MIB < overhead.memory_bytes < 150 * MIB
+
+
 def test_an_ensemble_is_refused(direction: ModelFacts, bench: Bench) -> None:
     with pytest.raises(InputError, match="ensemble"):
         bench.request(replace(direction, backend="ensemble"))

@@ -97,12 +97,21 @@ def test_measure_defaults(tmp_path: Path) -> None:
     assert read_measure_config(path).open_levels == (1.0, 2.0, 3.0)
 
 
+def test_deadlines_are_durations(tmp_path: Path) -> None:
+    path = tmp_path / "measure.yaml"
+    path.write_text("schema_version: 1\ndeadlines: {load: 10m, answer: 1.5s}\n")
+    config = read_measure_config(path)
+    assert (config.start_deadline_s, config.load_deadline_s, config.answer_deadline_s) == (60.0, 600.0, 1.5)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("budget: 4x", ":2: budget: '4x' is not a duration; write for example 90s, 4m or 1h30m"),
         ("budget: 4", "must be a duration"),
         ("budget: 0s", "is not a duration"),
+        ("deadlines: {load: 4x}", ":2: deadlines.load: '4x' is not a duration; write for example 90s, 4m or 1h30m"),
+        ("deadlines: {load: null}", "deadlines.load: "),
         ("open_loop: {levels: [1.5]}", "open_loop.levels: a share of the capacity is at most 1, got 1.5"),
         ("window: {min_seconds: 40}", "window: min_seconds must not be more than max_seconds"),
         ("instances: [0]", r"instances\[0\]: must be at least 1"),
