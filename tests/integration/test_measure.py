@@ -339,6 +339,6 @@ def test_the_backend_overhead_is_what_two_models_share(
     assert bench.starts == 4  # idle, each alone, both
 
 
-def test_an_ensemble_is_refused(direction: ModelFacts, bench: Bench) -> None:
-    with pytest.raises(InputError, match="ensemble"):
+def test_an_ensemble_without_its_members_is_refused(direction: ModelFacts, bench: Bench) -> None:
+    with pytest.raises(InputError, match="is an ensemble, and its members are not known"):
         bench.request(replace(direction, backend="ensemble"))

@@ -47,7 +47,7 @@ def test_given_queue_delays_replace_the_models_own() -> None:
 
 
 def test_batches_smaller_than_a_request_are_left_out() -> None:
-    assert {size for _, size, _ in sizes(replace(REQUEST, request_batch_size=3), RANKER)} == {4}
+    assert {size for _, size, _ in sizes(replace(REQUEST, request_batch_sizes=(3,)), RANKER)} == {4}
 
 
 def test_closed_levels_keep_every_instance_busy_with_a_full_batch() -> None:
