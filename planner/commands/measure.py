@@ -101,7 +101,7 @@ def _require_supported(options: dict[str, Any]) -> None:
     local = options["server"] == "local"
     for name in _ONLY_REMOTE if local else _ONLY_LOCAL:
         if options[name]:
-            option = "--" + name.replace("_", "-").removesuffix("s")
+            option = "--header" if name == "headers" else "--" + name.replace("_", "-")
             where = "a server that runs already (--server URL)" if local else "a server that is started here"
             raise InputError(f"{option} is for {where}")
 

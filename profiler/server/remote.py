@@ -155,6 +155,8 @@ def parse_url(url: str, access: Access | None = None) -> Endpoint:
 
     `access` has the rest: its TLS files also turn TLS on for a scheme without it.
     """
+    if "@" in url:
+        raise InputError("a server's URL has no user and no password in it: host:port", hint="--header sends a secret")
     found = _URL.fullmatch(url)
     scheme = found["scheme"] if found else None
     if found is None or not 1 < int(found["port"]) < 65534 or scheme not in _SCHEMES:
