@@ -1,4 +1,4 @@
-"""Python models that write down what reaches them: one line of JSON per request, beside their code."""
+"""Python models that write down what reaches them: one line of JSON per request, in their folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         controls = config.get("sequence_batching", {}).get("control_input", [])
         self.names = [one["name"] for one in [*config["input"], *controls]]
-        self.file = open(Path(__file__).with_name("received.jsonl"), "a")
+        self.file = open(Path(__file__).resolve().parents[1] / "received.jsonl", "a")
 
     def execute(self, requests):
         answers = []
@@ -75,7 +75,7 @@ def write_recorders(repository: Path) -> tuple[str, ...]:
 
 def received(repository: Path, model: str) -> list[dict[str, Any]]:
     """What reached a model since the last look."""
-    file = repository / model / "1" / "received.jsonl"
+    file = repository / model / "received.jsonl"
     lines = file.read_text().splitlines()
     seen = file.with_name("seen")
     before = int(seen.read_text()) if seen.exists() else 0

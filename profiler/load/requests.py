@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,12 +132,9 @@ def has_text_ids(config: Any) -> bool:
     )
 
 
-def sequence_ids(rng: Generator, *, text: bool) -> Iterator[int | str]:
-    """Correlation ids, far from those of other runs."""
-    number = int(rng.integers(1, 2**40))
-    while True:
-        yield f"planner-{number}" if text else number
-        number += 1
+def sequence_ids(first: int, *, text: bool) -> Iterator[int | str]:
+    """Correlation ids from `first` on, which should be far from those of other runs."""
+    return (f"planner-{number}" if text else number for number in itertools.count(first))
 
 
 def _check_model(config: Any, spec: LoadSpec) -> None:

@@ -12,6 +12,7 @@ import gc
 import itertools
 import json
 import os
+import secrets
 import selectors
 import signal
 import sys
@@ -226,7 +227,7 @@ async def _stream(wire: Wire, number: int, spec: LoadSpec, deadline_s: float) ->
     sources: list[Source] = [InTurn(requests[0])]
     if is_stateful(config):
         lengths = [sequence_length(spec, stream) for stream in streams]
-        ids = sequence_ids(rng, text=has_text_ids(config))
+        ids = sequence_ids(1 + secrets.randbits(40), text=has_text_ids(config))
         in_turn = itertools.cycle(zip(requests, lengths, strict=True))
         live = spec.concurrency or spec.sequences.live or sequence_slots(config)
         sources = [LiveSequence(wire, ids, in_turn) for _ in range(live)]

@@ -111,7 +111,6 @@ def test_what_travels_to_the_generator_s_process_comes_back() -> None:
 
 def test_correlation_ids_are_texts_where_the_model_wants_texts() -> None:
     """Only as they are sent: Triton 2.51 itself cannot give such ids to a model of its Python backend."""
-    from numpy.random import default_rng
     from tritonclient.grpc.service_pb2 import ModelInferRequest
 
     from profiler.load.requests import has_text_ids, sequence_ids
@@ -123,8 +122,9 @@ def test_correlation_ids_are_texts_where_the_model_wants_texts() -> None:
     config = text_format.Parse(control % "TYPE_STRING", ModelConfig())
     assert has_text_ids(config)
     assert not has_text_ids(text_format.Parse(control % "TYPE_UINT64", ModelConfig()))
-    one, other = (next(ids) for ids in [sequence_ids(default_rng(1), text=True)] * 2)
-    assert one != other
+    ids = sequence_ids(7, text=True)
+    one = next(ids)
+    assert (one, next(ids), next(sequence_ids(7, text=False))) == ("planner-7", "planner-8", 7)
     sent = GrpcWire.in_sequence(object(), b"", one, start=True, end=False)  # type: ignore[arg-type]
     parameters = ModelInferRequest.FromString(sent).parameters
     assert parameters["sequence_id"].string_param == one
