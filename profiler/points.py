@@ -55,8 +55,9 @@ class ModelFacts:
 
     def variant(self, configuration: Configuration) -> str:
         """Of an ensemble, its members with their instances ("add 1, sub 1"), as in a ProfileRow."""
+        instances = {member.name: (member.fixed or configuration).instances for member in self.members}
         return ", ".join(
-            f"{member.name} {configuration.instances}" for member in self.members if member.backend != ENSEMBLE
+            f"{member.name} {instances[member.name]}" for member in self.members if member.backend != ENSEMBLE
         )
 
 

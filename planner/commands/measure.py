@@ -104,6 +104,11 @@ def _require_supported(options: dict[str, Any]) -> None:
             option = "--header" if name == "headers" else "--" + name.replace("_", "-")
             where = "a server that runs already (--server URL)" if local else "a server that is started here"
             raise InputError(f"{option} is for {where}")
+    if options["headers"] and options["load_generator"] == "perf_analyzer":
+        raise InputError(
+            "--header: perf_analyzer takes headers on its command line, where every user of a machine reads them",
+            hint="--load-generator auto",
+        )
 
 
 def _access(options: dict[str, Any]) -> Access:

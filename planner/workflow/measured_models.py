@@ -22,13 +22,13 @@ from profiler.points import InputFile, ModelFacts, model_digest
 def models_to_measure(
     repository: Path, names: Sequence[str] | None, reporter: MeasureReporter, where: str
 ) -> list[ModelFacts]:
-    """The named models, else all that can be measured alone; the others are told. `where` is how errors call
-    the repository."""
+    """The named models, else all that can be measured alone; the others are told. `where` is how errors about
+    models call the repository."""
     if not repository.is_dir():
-        raise NotFoundError(f"{where}: no such folder")
+        raise NotFoundError(f"--model-repository {repository}: no such folder")
     there = sorted(path.parent.name for path in repository.glob(f"*/{config_pbtxt.CONFIG_NAME}"))
     if not there:
-        raise NotFoundError(f"{where}: no folder in it has a {config_pbtxt.CONFIG_NAME}")
+        raise NotFoundError(f"--model-repository {repository}: no folder in it has a {config_pbtxt.CONFIG_NAME}")
     for name in names or ():
         require_model(name, there, where)
     if names is not None:

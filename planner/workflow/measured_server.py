@@ -121,15 +121,12 @@ class RemoteServer:
 
     def _as_there(self, model: ModelFacts) -> ModelFacts:
         """Its files cannot be seen: the digest is of the configuration alone, and says so."""
-        model = replace(
-            model,
-            digest=f"config-{model.digest}",
-            members=tuple(replace(member, digest=f"config-{member.digest}") for member in model.members),
-        )
+        digest = f"config-{model.digest}"
         if self.host.allows_loading and not model.members:
-            return model
-        instances = _instances(model.members[0] if model.members else model)
-        return replace(model, fixed=Configuration(instances, model.max_batch_size, model.queue_delay_us))
+            return replace(model, digest=digest)
+        return replace(model, digest=digest, fixed=_fixed(model), members=tuple(
+            replace(member, digest=f"config-{member.digest}", fixed=_fixed(member)) for member in model.members
+        ))  # fmt: skip
 
     def start(self, repository: Path) -> RemoteTriton:
         configs = {path.parent.name: config_pbtxt.read_config(path) for path in repository.glob("*/config.pbtxt")}
@@ -153,12 +150,13 @@ class RemoteServer:
         config_pbtxt.write_config(changed, repository / model.name / config_pbtxt.CONFIG_NAME)
 
 
-def _instances(model: ModelFacts) -> int:
+def _fixed(model: ModelFacts) -> Configuration:
     config = config_pbtxt.read_config(model.path / config_pbtxt.CONFIG_NAME)
     gpus = {gpu for group in config.instance_group for gpu in group.gpus}
     if len(gpus) > 1:
         raise InputError(f"model {model.name!r} runs on {len(gpus)} GPUs of the server, and a profile is of one")
-    return max(1, sum(int(group.count) for group in config.instance_group))
+    instances = max(1, sum(group.count for group in config.instance_group))
+    return Configuration(instances, model.max_batch_size, model.queue_delay_us)
 
 
 def remote_server(

@@ -97,8 +97,8 @@ def _measure_local(asked: SweepRequest, config: MeasureConfig, scratch: Path, re
     target = measured_device(asked.device or DEFAULT_DEVICE, asked.cores, DEFAULT_FLEET, exclusive=asked.exclusive)
     for text in target.notes:
         reporter.note(text)
-    where = f"--model-repository {asked.model_repository}"
-    models = models_to_measure(asked.model_repository, asked.models or config.models, reporter, where)
+    repository, names = asked.model_repository, asked.models or config.models
+    models = models_to_measure(repository, names, reporter, str(repository))
     server = LocalServers(target, find_triton(asked.triton_server), scratch)
     return _measure(asked, config, server, models, reporter)
 

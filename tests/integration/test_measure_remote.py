@@ -118,6 +118,37 @@ def test_a_server_that_loads_nothing_is_measured_as_it_is(project: Path, somebod
         assert "the server loads no models on request" in done.stderr
 
 
+ENSEMBLE = """\
+platform: "ensemble"
+max_batch_size: 4
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 4 ] } ]
+output [ { name: "a" data_type: TYPE_FP32 dims: [ 1 ] }, { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
+ensemble_scheduling {
+  step [
+    { model_name: "loaded" model_version: -1 input_map { key: "x" value: "x" } output_map { key: "y" value: "a" } },
+    { model_name: "asleep" model_version: -1 input_map { key: "x" value: "x" } output_map { key: "y" value: "y" } }
+  ]
+}
+"""
+
+
+def test_an_ensemble_is_measured_as_its_members_are_there(project: Path, somebody_s: Any) -> None:
+    models = project / "server" / "models"
+    (models / "both" / "1").mkdir(parents=True)
+    (models / "both" / "config.pbtxt").write_text(ENSEMBLE)
+    config = models / "asleep" / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 2"))
+    with somebody_s() as server:
+        url = f"127.0.0.1:{server.endpoint.grpc_port}"
+        rows = rows_of(run(project, url, "both", "--device", "L4", "--json", "--load-generator", "builtin"))
+        check_unknown([{**row, "executed_batch_mean": row["executed_batch_mean"] or 1} for row in rows])
+        assert {row["variant"] for row in rows} == {"loaded 1, asleep 2"}
+        control = ControlClient(server.endpoint, local=True)
+        ready = control.models()
+        control.close()
+        assert (ready["both"], ready["loaded"]) == (False, True)
+
+
 def certificates(folder: Path) -> Path:
     """A CA, and a server and a client certificate that it signed."""
     if shutil.which("openssl") is None:
@@ -315,6 +346,10 @@ def test_headers_are_sent_with_every_call_and_never_shown(
         (["--server", "x:8001", "--header", "a=hunter2"], "--header a: a value is secret, and others can read"),
         (["--server", "x:8001", "--header", "a=env:NOT_SET_HERE"], "--header a: the environment has no variable NOT_"),
         (["--server", "x:8001", "--header", "a=file:gone"], "--header a: gone: No such file"),
+        (
+            ["--server", "x:8001", "--header", "a=env:B", "--load-generator", "perf_analyzer"],
+            "--header: perf_analyzer ta",
+        ),
         (["--server", "x:8001", "--tls-key", "measure.yaml"], "--tls-key and --tls-certificate go together"),
     ],
 )
