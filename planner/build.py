@@ -85,7 +85,8 @@ def build(
         allow_unserved=choice.allow_unserved or Objective.MODELS in objectives,
         settings=choice.settings,
     )
-    return Built(problem, (*notes, *_digest_notes(rows, workload)), tuple(without))
+    doubts = (*_digest_notes(rows, workload), *_requests_notes(rows, workload))
+    return Built(problem, (*notes, *doubts), tuple(without))
 
 
 _NOT_PROFILED = "no profile"
@@ -254,6 +255,18 @@ def _require_server_base(
 def _weakest(sources: Iterable[str]) -> str:
     order = [Source.ESTIMATED, Source.PUBLISHED, Source.IMPORTED, Source.MEASURED]
     return min(sources, key=lambda source: order.index(Source(source.split(":")[0])), default=Source.MEASURED)
+
+
+def _requests_notes(rows: Sequence[ProfileRow], workload: Workload) -> list[str]:
+    notes = []
+    for demand in workload.models:
+        kinds = sorted({row.requests or "random requests" for row in rows if row.model == demand.name})
+        if len(kinds) > 1:
+            notes.append(
+                f"{demand.name}: its profiles come from {len(kinds)} kinds of requests, and a plan may rest on the "
+                f"easiest: {'; '.join(kinds)}"
+            )
+    return notes
 
 
 def _digest_notes(rows: Sequence[ProfileRow], workload: Workload) -> list[str]:

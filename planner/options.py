@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -178,7 +179,7 @@ def _option_at(
     delay = "-" if row.queue_delay_us is None else str(row.queue_delay_us)
     name = f"{row.model}@{kind.name}:{row.instances}x{row.max_batch_size}:q{delay}:b{row.request_batch_size}"
     return Option(
-        id=f"{name}:{row.backend or '-'}:{rate_mrps}",
+        id=f"{name}:{row.backend or '-'}:{rate_mrps}{_requests_mark(row)}",
         model=model.name,
         kind=kind.name,
         instances=row.instances,
@@ -196,6 +197,11 @@ def _option_at(
         exclusive=exclusive,
         source=_source(configuration),
     )
+
+
+def _requests_mark(row: ProfileRow) -> str:
+    """Tells options apart that differ only in what was sent to measure them."""
+    return f":r{hashlib.sha256(row.requests.encode()).hexdigest()[:8]}" if row.requests else ""
 
 
 def _replica_memory(configuration: Configuration, kind: DeviceKind) -> int:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from planner.domain.profile import Measurement, ProfileRow
-from planner.domain.serving import LoadMode, LoadSpec, Server
+from planner.domain.serving import LoadMode, LoadSpec, Sequences, Server
 from planner.errors import LoadError, ServerError, TritonExited
 from profiler.points import Configuration, LoadPoint, MeasureRequest, ModelFacts
 from profiler.running import RunningModels, Tools
@@ -75,33 +75,38 @@ class ConfigurationRun:
 
     def _warm_up(self, server: Server) -> None:
         """The largest batch on every instance: what the model needs when it is hot."""
-        batch = max(1, self.configuration.max_batch_size)
-        concurrency = 2 * self.configuration.instances
+        batch, concurrency = max(1, self.configuration.max_batch_size), 2 * self.configuration.instances
+        file = self._request.input_files.get(self.model.name)
+        if self.model.is_stateful or (file is not None and not file.is_uniform):
+            batch, concurrency = 1, concurrency * batch  # requests carry one inference, the server may batch them
         spec = self._spec(LoadMode.CLOSED, _HOT_S, concurrency=concurrency)
         [result] = self._tools.load_generator.run(server, [replace(spec, request_batch_size=batch, warmup_seconds=0)])
         inferences = result.answered * batch
-        self.expected_rps = max(1, inferences) / result.seconds / self._request.request_batch_size
+        self.expected_rps = max(1, inferences) / result.seconds / self.configuration.request_batch_size
 
     def _spec(
         self, mode: LoadMode, seconds: float, *, concurrency: int | None = None, rate_rps: float | None = None
     ) -> LoadSpec:
+        file = self._request.input_files.get(self.model.name)
         return LoadSpec(
             model=self.model.name,
             mode=mode,
             seconds=seconds,
             concurrency=concurrency,
             rate_rps=rate_rps,
-            request_batch_size=self._request.request_batch_size,
+            request_batch_size=self.configuration.request_batch_size,
             warmup_seconds=_WARMUP_S[mode],
             seed=self._request.seed,
             shapes=self._request.shapes.get(self.model.name, {}),
+            input_file=None if file is None else file.path,
+            sequences=self._request.sequences.get(self.model.name, Sequences()),
         )
 
     def window(self, point: LoadPoint, seconds: float) -> Window:
         """Put the load on the server, for a counted window of `seconds`."""
         running = self.start()
         load = self._tools.load_generator
-        before = _statistics(running.server, self.model.name)
+        before = self._statistics(running.server)
         spec = self._spec(point.mode, seconds, concurrency=point.concurrency, rate_rps=point.rate_rps)
         try:
             [result] = load.run(running.server, [spec])
@@ -109,10 +114,18 @@ class ConfigurationRun:
             running.sampler.check()  # a lost device explains more than the server's or the generator's words about it
             raise
         running.sampler.check()
-        after = _statistics(running.server, self.model.name)
+        after = self._statistics(running.server)
         times = result.window
         usage = running.sampler.busiest(seconds) if times is None else running.sampler.window(*times)
-        return Window(point, result, usage, running.peak_bytes(), statistics_delta(before, after))
+        deltas = {name: statistics_delta(before[name], after[name]) for name in before}
+        statistics = deltas.pop(self.model.name)
+        if deltas:
+            statistics["members"] = deltas
+        return Window(point, result, usage, running.peak_bytes(), statistics)
+
+    def _statistics(self, server: Server) -> dict[str, Mapping[str, object] | ServerError]:
+        names = [self.model.name, *(member.name for member in self.model.members)]
+        return {name: _statistics(server, name) for name in names}
 
     def measurement(self, key: str, window: Window, measured_at: str) -> Measurement:
         return Measurement(
@@ -144,12 +157,14 @@ class ConfigurationRun:
             max_batch_size=self.configuration.max_batch_size,
             queue_delay_us=self.configuration.queue_delay_us,
             load=point.mode,
-            request_batch_size=self._request.request_batch_size,
+            request_batch_size=self.configuration.request_batch_size,
             concurrency=point.concurrency,
             offered_rps=point.rate_rps,
             stable=False,
             load_generator=self._tools.load_generator.name,
             model_digest=self.model.digest,
+            variant=self.model.variant(self.configuration),
+            requests=self._request.requests_of(self.model),
         )
 
 

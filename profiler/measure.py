@@ -153,8 +153,9 @@ class _Sweep:
 
     def _touch(self, server: Server, model: ModelFacts) -> None:
         if server.pid is not None:
-            shapes = self._request.shapes.get(model.name, {})
-            spec = LoadSpec(model.name, LoadMode.CLOSED, 1.0, concurrency=1, shapes=shapes)
+            shapes, file = self._request.shapes.get(model.name, {}), self._request.input_files.get(model.name)
+            path = None if file is None else file.path
+            spec = LoadSpec(model.name, LoadMode.CLOSED, 1.0, concurrency=1, shapes=shapes, input_file=path)
             check_answer(server, spec, self._tools.load_deadline_s)
 
     def _not_paired(self, model: ModelFacts, error: PlannerError) -> None:

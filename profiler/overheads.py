@@ -34,6 +34,8 @@ def models_to_pair(models: Sequence[ModelFacts]) -> dict[str, list[ModelFacts]]:
     """Per backend with two or more models, those whose memory together tells the backend's overhead."""
     by_backend: dict[str, list[ModelFacts]] = {}
     for model in models:
+        if model.members:
+            continue  # an ensemble is no process's memory, but its members'
         by_backend.setdefault(model.backend, []).append(model)
     return {backend: found[:_MODELS_PER_BACKEND] for backend, found in by_backend.items() if len(found) > 1}
 

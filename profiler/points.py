@@ -5,20 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from planner.domain.serving import LoadMode
+from planner.domain.serving import SEQUENCE_LENGTH, LoadMode, Sequences
 from planner.errors import InputError
 
 LOAD_FRACTIONS = (0.2, 0.4, 0.6, 0.8)
 RATE_MULTIPLES = (1.0, 2.0, 3.0)
 LARGEST_SHARE_OF_CAPACITY = 0.9
+ENSEMBLE = "ensemble"  # what an ensemble has for a backend
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """`instances` of a model, or of each member of an ensemble. `request_batch_size` is the client's."""
+
+    instances: int
+    max_batch_size: int
+    queue_delay_us: int | None
+    request_batch_size: int = 1
+
+    def __str__(self) -> str:
+        text = f"{self.instances} instance{'s' if self.instances > 1 else ''}, max batch {self.max_batch_size}"
+        text = text if self.queue_delay_us is None else f"{text}, queue delay {self.queue_delay_us} us"
+        return text if self.request_batch_size == 1 else f"{text}, requests of {self.request_batch_size}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What the sweep must know of a model. `queue_delay_us` None: its config has no dynamic batching."""
+    """What the sweep must know of a model. `queue_delay_us` None: its config has no dynamic batching.
+
+    `members`: of an ensemble. `fixed`: all that can be measured of it, where nobody may load it in another way.
+    """
 
     name: str
     path: Path
@@ -26,17 +45,29 @@ class ModelFacts:
     max_batch_size: int
     queue_delay_us: int | None
     digest: str
+    is_stateful: bool = False
+    members: tuple[ModelFacts, ...] = ()
+    fixed: Configuration | None = None
+
+    def takes(self, request_batch_size: int) -> bool:
+        """Whether a request may carry that many inferences."""
+        return request_batch_size <= (1 if self.is_stateful else max(1, self.max_batch_size))
+
+    def variant(self, configuration: Configuration) -> str:
+        """Of an ensemble, its members with their instances ("add 1, sub 1"), as in a ProfileRow."""
+        instances = {member.name: (member.fixed or configuration).instances for member in self.members}
+        return ", ".join(
+            f"{member.name} {instances[member.name]}" for member in self.members if member.backend != ENSEMBLE
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Configuration:
-    instances: int
-    max_batch_size: int
-    queue_delay_us: int | None
+class InputFile:
+    """A request file. `is_uniform`: its inferences are equal in shape, so that one request may carry several."""
 
-    def __str__(self) -> str:
-        text = f"{self.instances} instance{'s' if self.instances > 1 else ''}, max batch {self.max_batch_size}"
-        return text if self.queue_delay_us is None else f"{text}, queue delay {self.queue_delay_us} us"
+    path: Path
+    digest: str
+    is_uniform: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +89,9 @@ class MeasureRequest:
     included) is loaded with multiples of that rate, others with fractions of their measured capacity.
     `concurrency` None: the search chooses how many requests a closed loop keeps outstanding.
     `percentiles` says per model which latency percentile its windows must support (default 99). `shapes`
-    gives per model and input the dimensions that a configuration leaves open. `environment` is stored with
-    every point.
+    gives per model and input the dimensions that a configuration leaves open, `input_files` a model's real
+    inputs, `sequences` how a stateful model is called. Of `request_batch_sizes` each model gets those that it
+    takes. `environment` is stored with every point.
     """
 
     models: Sequence[ModelFacts]
@@ -74,7 +106,9 @@ class MeasureRequest:
     rate_multiples: Sequence[float] = RATE_MULTIPLES
     percentiles: Mapping[str, float] = field(default_factory=dict)
     shapes: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
-    request_batch_size: int = 1
+    input_files: Mapping[str, InputFile] = field(default_factory=dict)
+    sequences: Mapping[str, Sequences] = field(default_factory=dict)
+    request_batch_sizes: Sequence[int] = (1,)
     budget_s: float | None = None
     min_window_s: float = 2.0
     max_window_s: float = 30.0
@@ -86,8 +120,26 @@ class MeasureRequest:
         if not 0 < self.min_window_s <= self.max_window_s:
             raise InputError(f"windows from {self.min_window_s} to {self.max_window_s} s are no range")
         for model in self.models:
-            if model.backend == "ensemble":
-                raise InputError(f"{model.name!r} is an ensemble", hint="measure its members")
+            if model.backend == ENSEMBLE and not model.members:
+                raise InputError(f"{model.name!r} is an ensemble, and its members are not known")
+            if not any(map(model.takes, self.request_batch_sizes)):
+                sizes = ", ".join(map(str, self.request_batch_sizes))
+                why = "it is stateful" if model.is_stateful else f"max_batch_size is {model.max_batch_size}"
+                raise InputError(f"model {model.name!r} takes no requests of {sizes} inferences: {why}")
+
+    def requests_of(self, model: ModelFacts) -> str:
+        """What is sent to a model, as in a ProfileRow; empty where its configuration tells all of it."""
+        shapes = self.shapes.get(model.name, {})
+        parts = [f"{name} {'x'.join(map(str, shape))}" for name, shape in sorted(shapes.items())]
+        if (file := self.input_files.get(model.name)) is not None:
+            parts.append(f"{file.path.name} {file.digest[:8]}")
+        if model.is_stateful:
+            sequences = self.sequences.get(model.name, Sequences())
+            if sequences.length is not None or file is None:
+                parts.append(f"sequences of {sequences.length or SEQUENCE_LENGTH}")
+            if sequences.live is not None:
+                parts.append(f"{sequences.live} live")
+        return ", ".join(parts)
 
 
 def model_digest(directory: Path) -> str:
@@ -105,29 +157,44 @@ def model_digest(directory: Path) -> str:
 
 def configurations(request: MeasureRequest, model: ModelFacts) -> list[Configuration]:
     """The grid for one model, the most telling first: one instance with the largest batch, then with none.
+    A request of several inferences fits into the batch.
 
     Batch sizes are capped at the model's own. Where nothing is batched dynamically, smaller batch sizes
     would all measure the same, so only its own is measured.
     """
     delays = (model.queue_delay_us,) if request.queue_delays_us is None else request.queue_delays_us
-    if model.max_batch_size == 0:
-        sizes = {0}
-    elif set(delays) == {None}:
-        sizes = {model.max_batch_size}
-    else:
-        fitting = {size for size in request.max_batch_sizes if size <= model.max_batch_size}
-        sizes = {size for size in fitting if size >= request.request_batch_size} or {model.max_batch_size}
+    carried = [size for size in request.request_batch_sizes if model.takes(size)]
+    if model.fixed is not None:
+        return [replace(model.fixed, request_batch_size=size) for size in sorted(set(carried))]
     grid = {
-        Configuration(instances, size, delay if size > 1 else None)
+        Configuration(instances, size, delay if size > 1 else None, own)
         for instances in request.instances
-        for size in sizes
+        for own in carried
+        for size in _batch_sizes(request, model, delays, own)
         for delay in delays
     }
-    largest = max(sizes)
+    largest = max(configuration.max_batch_size for configuration in grid)
     return sorted(
         grid,
-        key=lambda c: (c.instances, c.max_batch_size != largest, c.max_batch_size, c.queue_delay_us or 0),
+        key=lambda c: (
+            c.instances,
+            c.max_batch_size != largest,
+            c.max_batch_size,
+            c.queue_delay_us or 0,
+            c.request_batch_size,
+        ),
     )
+
+
+def _batch_sizes(
+    request: MeasureRequest, model: ModelFacts, delays: Sequence[int | None], request_batch_size: int
+) -> set[int]:
+    if model.max_batch_size == 0:
+        return {0}
+    if set(delays) == {None}:
+        return {model.max_batch_size}
+    fitting = {size for size in request.max_batch_sizes if request_batch_size <= size <= model.max_batch_size}
+    return fitting or {model.max_batch_size}
 
 
 def closed_points(request: MeasureRequest, configuration: Configuration) -> list[LoadPoint]:
@@ -136,7 +203,8 @@ def closed_points(request: MeasureRequest, configuration: Configuration) -> list
     """
     if request.concurrency is not None:
         return [closed_point(concurrency) for concurrency in sorted(set(request.concurrency))]
-    enough = 2 * configuration.instances * max(1, configuration.max_batch_size)
+    requests_per_batch = max(1, configuration.max_batch_size // configuration.request_batch_size)
+    enough = 2 * configuration.instances * requests_per_batch
     return [closed_point(1), closed_point(enough)]
 
 
@@ -174,11 +242,21 @@ def point_key(request: MeasureRequest, model: ModelFacts, configuration: Configu
         configuration.instances,
         configuration.max_batch_size,
         configuration.queue_delay_us,
-        request.request_batch_size,
+        configuration.request_batch_size,
         sorted((name, list(shape)) for name, shape in request.shapes.get(model.name, {}).items()),
         point.mode.value,
         point.name,
+        *_more_of_requests(request, model),
     )
+
+
+def _more_of_requests(request: MeasureRequest, model: ModelFacts) -> list[object]:
+    """What older stores know nothing of: nothing where it is not used, so that their keys stay."""
+    file = request.input_files.get(model.name)
+    found: list[object] = [] if file is None else [["input file", file.digest]]
+    if model.is_stateful:
+        found.append(["requests", request.requests_of(model)])
+    return found + [[member.name, member.digest] for member in model.members]
 
 
 def overhead_key(request: MeasureRequest, row_name: str) -> str:

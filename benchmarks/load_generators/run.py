@@ -130,7 +130,7 @@ class Bench:
 
     def alone(self, model: str, point: Point) -> Seen:
         """perf_analyzer as it is typed: three windows, its own report, its own Poisson arrivals."""
-        client = ControlClient(self.server.endpoint.host, self.server.endpoint.grpc_port, local=True)
+        client = ControlClient(self.server.endpoint, local=True)
         config = client.model_config(model)
         client.close()
         with tempfile.TemporaryDirectory() as scratch:

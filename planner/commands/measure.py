@@ -17,17 +17,22 @@ from planner.domain.units import counted
 from planner.errors import Incomplete, InputError
 
 if TYPE_CHECKING:
+    from planner.domain.serving import Access
     from planner.workflow.measuring import Measured, SweepRequest
     from profiler.measure import MeasureReporter
 
 FAILURES_SHOWN = 10
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_ONLY_REMOTE = ("tls_ca", "tls_certificate", "tls_key", "headers")
+_ONLY_LOCAL = ("exclusive", "cores", "triton_server")
 
 
 @click.command("measure", short_help="Measure models on a real Triton server.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--model-repository", type=click.Path(path_type=Path), default=Path("models"), show_default=True)
-@click.option("--device", default="cpu-1", show_default=True,
-              help="What to measure on: cpu-N (N cores), gpu:0, gpu:0:1 (a MIG device), or a GPU's UUID.")  # fmt: skip
+@click.option("--device",
+              help="What to measure on: cpu-N (N cores), gpu:0, gpu:0:1 (a MIG device), or a GPU's UUID; with "
+                   "--server the type that it runs on.  [default: cpu-1]")  # fmt: skip
 @click.option("--exclusive", is_flag=True, help="Refuse to measure while other processes are on the GPU.")
 @click.option("--cores", metavar="LIST",
               help="Cores of the server, e.g. 0 or 0,2-3.  [default: the first ones; all beside a GPU]")  # fmt: skip
@@ -36,7 +41,18 @@ FAILURES_SHOWN = 10
 @click.option("--config", type=click.Path(path_type=Path), help="What to sweep.  [default: measure.yaml]")
 @click.option("--workload", type=click.Path(path_type=Path),
               help="Rates and percentiles to measure for.  [default: workload.yaml]")  # fmt: skip
-@click.option("--server", default="local", show_default=True, metavar="local|URL")
+@click.option("--shape", "shapes", multiple=True, metavar="[MODEL:]INPUT:SIZES",
+              help="Sizes that a configuration leaves open, without the batch: ranker:x:1,128.")  # fmt: skip
+@click.option(
+    "--input-data", multiple=True, metavar="[MODEL:]FILE", help="Real inputs, in perf_analyzer's JSON format."
+)
+@click.option("--server", default="local", show_default=True, metavar="local|URL",
+              help="A server that runs already: grpc://HOST:PORT, grpcs://, http:// or https://.")  # fmt: skip
+@click.option("--tls-ca", type=_FILE, help="PEM file of the authorities that may sign the server's certificate.")
+@click.option("--tls-certificate", type=_FILE, help="PEM file of our own certificate.")
+@click.option("--tls-key", type=_FILE, help="PEM file of its key.")
+@click.option("--header", "headers", multiple=True, metavar="NAME=env:VARIABLE|NAME=file:PATH",
+              help="Sent with every call to the server; its value is never shown or stored.")  # fmt: skip
 @click.option("--triton-server", type=click.Path(path_type=Path), help="The tritonserver binary.")
 @click.option("--load-generator", type=click.Choice(["auto", "perf_analyzer", "builtin"]), default="auto",
               show_default=True, help="auto: perf_analyzer where it runs, and the built-in one elsewhere.")  # fmt: skip
@@ -73,9 +89,11 @@ def _request(options: dict[str, Any]) -> SweepRequest:
         models=options["models"],
         cores=parse_cores(options["cores"]) if options["cores"] else (),
         budget_s=None if budget is None else parse_duration(budget, where="--budget"),
+        server=None if options["server"] == "local" else options["server"],
+        access=_access(options),
         **{name: options[name] for name in
            ("model_repository", "device", "exclusive", "config", "workload", "fresh", "store", "triton_server",
-            "load_generator")},
+            "load_generator", "shapes", "input_data")},
     )  # fmt: skip
 
 
@@ -83,11 +101,31 @@ def _require_supported(options: dict[str, Any]) -> None:
     """What the interface promises and this version does not have yet is refused, never ignored."""
     if options["search"] != "grid":
         raise InputError("--search auto is not supported by this version", hint="--search grid")
-    if options["server"] != "local":
+    local = options["server"] == "local"
+    for name in _ONLY_REMOTE if local else _ONLY_LOCAL:
+        if options[name]:
+            option = "--header" if name == "headers" else "--" + name.replace("_", "-")
+            where = "a server that runs already (--server URL)" if local else "a server that is started here"
+            raise InputError(f"{option} is for {where}")
+    if options["headers"] and options["load_generator"] == "perf_analyzer":
         raise InputError(
-            f"--server {options['server']}: measuring a server that runs already is not supported by this version",
-            hint="--server local starts one for every configuration",
+            "--header: perf_analyzer takes headers on its command line, where every user of a machine reads them",
+            hint="--load-generator auto",
         )
+
+
+def _access(options: dict[str, Any]) -> Access:
+    from planner.domain.serving import Access
+    from planner.workflow.secrets import read_headers
+
+    if (options["tls_key"] is None) != (options["tls_certificate"] is None):
+        raise InputError("--tls-key and --tls-certificate go together")
+    return Access(
+        ca=options["tls_ca"],
+        certificate=options["tls_certificate"],
+        key=options["tls_key"],
+        headers=read_headers(options["headers"]),
+    )
 
 
 class _Progress:

@@ -145,9 +145,9 @@ def print_summaries(rows: Sequence[ProfileRow], *, every: bool) -> None:
 
 
 def _best_by_instances(found: list[ConfigurationSummary]) -> list[ConfigurationSummary]:
-    best: dict[tuple[str, str, int, str], ConfigurationSummary] = {}
+    best: dict[object, ConfigurationSummary] = {}
     for s in found:
-        key = (s.model, s.device, s.instances, s.variant)
+        key = (s.model, s.device, s.instances, s.variant, s.requests)
         if key not in best or (s.peak_rps or 0.0) > (best[key].peak_rps or 0.0):
             best[key] = s
     return list(best.values())
@@ -156,7 +156,8 @@ def _best_by_instances(found: list[ConfigurationSummary]) -> list[ConfigurationS
 def _summary_cells(s: ConfigurationSummary) -> list[Any]:
     peak, latency = number(s.peak_rps), number(s.latency_p99_ms)
     cold, hot = megabytes(s.memory_cold_bytes), megabytes(s.memory_bytes) or "whole"
-    name = f"{s.model} ({s.variant})" if s.variant else s.model
+    about = "; ".join(filter(None, (s.variant, s.requests)))
+    name = f"{s.model} ({about})" if about else s.model
     return [name, s.instances, s.max_batch_size, s.points, peak, latency, cold, hot]
 
 
@@ -194,13 +195,20 @@ def _print_points(title: str, found: Sequence[Point]) -> None:
 
 
 def _remarks(found: Sequence[Point]) -> Iterator[str]:
+    for kind in sorted({point.row.requests for point in found if point.row.requests}):
+        where = sorted({_shape(point.row) for point in found if point.row.requests == kind})
+        yield f"sent: {kind} ({', '.join(where)})"
     if any(point.row.queue_delay_us is not None for point in found):
         yield "delay: microseconds that a batch may wait; - where dynamic batching is off"
     for point in found:
         if point.failure is not None:
             row = point.row
             first = next(iter(point.failure.splitlines()), "no cause recorded")
-            yield f"failed: {row.instances} x {row.max_batch_size}, {_load(row)}: {first}"
+            yield f"failed: {_shape(row)}, {_load(row)}: {first}"
+
+
+def _shape(row: ProfileRow) -> str:
+    return row.variant or f"{row.instances} x {row.max_batch_size}"
 
 
 def _point_cells(point: Point) -> list[Any]:
@@ -208,7 +216,7 @@ def _point_cells(point: Point) -> list[Any]:
     rate, mean, p99 = (number(v) for v in (row.rate_rps, row.latency_mean_ms, row.latency_p99_ms))
     busy = None if row.busy is None else f"{row.busy:.0%}"
     return [
-        row.variant or f"{row.instances} x {row.max_batch_size}", row.queue_delay_us, _load(row),
+        _shape(row), row.queue_delay_us, _load(row),
         rate, _interval(point.rate_interval_rps), mean, p99, _interval(point.latency_p99_interval_ms), busy,
         "yes" if row.is_planned else "no",
     ]  # fmt: skip

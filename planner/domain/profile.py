@@ -31,6 +31,8 @@ class ProfileRow:
     `@backend:NAME` carry only `device` and `memory_bytes`. `source` is a Source, "published" with its
     reference after a colon. `variant` is what else sets the configuration apart: of an ensemble its members
     with their instances ("add 1, sub 2"). Rows with a variant are shown and compared, never planned with.
+    `requests` says what was sent where the configuration does not: given shapes, a request file with a digest
+    of its content, the length of sequences ("x 3x224x224", "calls.json 1f0c9a2e, sequences of 20").
     """
 
     model: str
@@ -61,6 +63,7 @@ class ProfileRow:
     model_digest: str = ""
     source: str = Source.MEASURED
     variant: str = ""
+    requests: str = ""
 
     def __post_init__(self) -> None:
         subject = f"profile of {self.model!r} on {self.device!r}"
@@ -83,11 +86,11 @@ class ProfileRow:
         return self.model.startswith("@")
 
     @property
-    def configuration(self) -> tuple[str, str, int, int, int | None, int, int, str, str]:
+    def configuration(self) -> tuple[str, str, int, int, int | None, int, int, str, str, str]:
         """What makes two rows points of the same configuration."""
         return (
             self.model, self.device, self.instances, self.max_batch_size, self.queue_delay_us,
-            self.request_batch_size, self.gpus, self.backend, self.variant,
+            self.request_batch_size, self.gpus, self.backend, self.variant, self.requests,
         )  # fmt: skip
 
     @property

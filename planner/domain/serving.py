@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 
@@ -16,12 +17,54 @@ class LoadMode(StrEnum):
     OPEN = "open"
 
 
+class Transport(StrEnum):
+    GRPC = "grpc"
+    HTTP = "http"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How a server is spoken to. `ca`, `certificate` and `key` are PEM files for TLS: `ca` None trusts the
+    system's authorities, the other two prove who we are. `headers` go with every call and are secret."""
+
+    transport: Transport = Transport.GRPC
+    tls: bool = False
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     host: str
     grpc_port: int
     http_port: int
     metrics_port: int
+    access: Access = Access()
+
+    @property
+    def address(self) -> str:
+        """`host:port` of what its transport speaks to, an IPv6 host in brackets."""
+        port = self.grpc_port if self.access.transport is Transport.GRPC else self.http_port
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+
+
+SEQUENCE_LENGTH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """How a stateful model is called: `length` requests with one correlation id, the first and the last one
+    marked; of each sequence at most one request is outstanding.
+
+    `length` None: as many as its stream in the request file has, SEQUENCE_LENGTH without one. `live` is how many
+    sequences an open loop spreads its arrivals over, None: as many as the server has slots for; a closed loop has
+    as many as its concurrency.
+    """
+
+    length: int | None = None
+    live: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +73,8 @@ class LoadSpec:
 
     `closed`: `concurrency` requests are always outstanding. `open`: Poisson arrivals at `rate_rps`, latency
     counted from the intended send time. `shapes` gives, per input, the dimensions without the batch
-    dimension where the model's configuration leaves them open (-1).
+    dimension where the model's configuration leaves them open (-1). `input_file` has the requests' values, in
+    perf_analyzer's JSON format; None: random ones. `sequences` matters to stateful models alone.
     """
 
     model: str
@@ -42,6 +86,8 @@ class LoadSpec:
     warmup_seconds: float = 0.0
     seed: int = 0
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    input_file: Path | None = None
+    sequences: Sequences = Sequences()
 
 
 @dataclass(frozen=True, slots=True)

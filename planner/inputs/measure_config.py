@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from planner.domain.serving import Sequences
 from planner.errors import InputError
 from planner.inputs.record import Count, Positive, Record, Text
 from planner.inputs.yaml_file import read_record
@@ -25,20 +26,23 @@ class MeasureConfig:
     """A sweep. `models` None: all of the repository; `queue_delays_us` None: each model's own.
 
     `concurrency` None: chosen by the search. `open_levels` are shares of the measured capacity, or multiples
-    of the planned rate, as `open_of` says; None: the search's own. `budget_s` None: no limit. The deadlines
-    say how long a server may take to start, a model to load, and a request to be answered, before they count as hung.
+    of the planned rate, as `open_of` says; None: the search's own. `budget_s` None: no limit. `input_data`:
+    request files; their names in measure.yaml are relative to its folder. The deadlines say how long a server may
+    take to start, a model to load, and a request to be answered, before they count as hung.
     """
 
     models: tuple[str, ...] | None = None
     instances: tuple[int, ...] = (1, 2)
     max_batch_sizes: tuple[int, ...] = (1, 4)
     queue_delays_us: tuple[int | None, ...] | None = None
-    request_batch_size: int = 1
+    request_batch_sizes: tuple[int, ...] = (1,)
     concurrency: tuple[int, ...] | None = None
     open_of: Literal["planned", "capacity"] = "capacity"
     open_levels: tuple[float, ...] = CAPACITY_LEVELS
     budget_s: float | None = None
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    input_data: Mapping[str, Path] = field(default_factory=dict)
+    sequences: Mapping[str, Sequences] = field(default_factory=dict)
     min_window_s: float = 2.0
     max_window_s: float = 30.0
     start_deadline_s: float = 60.0
@@ -86,6 +90,11 @@ class OpenLoopEntry(Record):
     levels: Annotated[list[Positive], Field(min_length=1)] | None = None
 
 
+class SequencesEntry(Record):
+    length: Count | None = None
+    live: Count | None = None
+
+
 class WindowEntry(Record):
     min_seconds: Positive = 2.0
     max_seconds: Positive = 30.0
@@ -110,11 +119,14 @@ class MeasureFile(Record):
     instances: Counts = Field(default_factory=lambda: [1, 2])
     max_batch_sizes: Counts = Field(default_factory=lambda: [1, 4])
     queue_delays_us: Annotated[list[QueueDelay], Field(min_length=1)] | None = None
-    request_batch_size: Count = 1
+    request_batch_size: Count | None = None
+    request_batch_sizes: Counts | None = None
     closed_loop: ClosedLoopEntry = ClosedLoopEntry()
     open_loop: OpenLoopEntry = OpenLoopEntry()
     budget: Annotated[float | None, BeforeValidator(_seconds), Field(json_schema_extra=_as_duration)] = None
     shapes: dict[str, dict[str, Counts]] = Field(default_factory=dict)
+    input_data: dict[str, Text] = Field(default_factory=dict)
+    sequences: dict[str, SequencesEntry] = Field(default_factory=dict)
     window: WindowEntry = WindowEntry()
     deadlines: DeadlinesEntry = DeadlinesEntry()
 
@@ -126,6 +138,8 @@ def read_measure_config(path: Path) -> MeasureConfig:
         raise file.error(("open_loop", "levels"), f"a share of the capacity is at most 1, got {max(levels):g}")
     if record.window.min_seconds > record.window.max_seconds:
         raise file.error(("window",), "min_seconds must not be more than max_seconds")
+    if record.request_batch_size is not None and record.request_batch_sizes is not None:
+        raise file.error(("request_batch_size",), "give it, or request_batch_sizes, not both")
     usual = CAPACITY_LEVELS if of == "capacity" else PLANNED_LEVELS
     concurrency, delays = record.closed_loop.concurrency, record.queue_delays_us
     return MeasureConfig(
@@ -133,12 +147,14 @@ def read_measure_config(path: Path) -> MeasureConfig:
         instances=tuple(record.instances),
         max_batch_sizes=tuple(record.max_batch_sizes),
         queue_delays_us=None if delays is None else tuple(delays),
-        request_batch_size=record.request_batch_size,
+        request_batch_sizes=tuple(record.request_batch_sizes or (record.request_batch_size or 1,)),
         concurrency=None if concurrency is None else tuple(concurrency),
         open_of=of,
         open_levels=usual if levels is None else tuple(levels),
         budget_s=record.budget,
         shapes={m: {i: tuple(dims) for i, dims in inputs.items()} for m, inputs in record.shapes.items()},
+        input_data={model: path.parent / name for model, name in record.input_data.items()},
+        sequences={m: Sequences(entry.length, entry.live) for m, entry in record.sequences.items()},
         min_window_s=record.window.min_seconds,
         max_window_s=record.window.max_seconds,
         start_deadline_s=record.deadlines.start,

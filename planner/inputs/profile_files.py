@@ -132,10 +132,12 @@ def as_measurements(points: Iterable[ImportedPoint], *, origin: str, imported_at
 
 
 def _point_digest(row: ProfileRow) -> str:
-    *configuration, variant = row.configuration
+    *configuration, variant, requests = row.configuration
     point = [*configuration, row.load, row.concurrency, row.offered_rps, row.model_digest]
     if row.concurrency is None and row.offered_rps is None:
         point.append(row.rate_rps)  # nothing else tells the points of such a configuration apart
     if variant:
         point.append(variant)  # only here: stores of version 1 have keys without it
+    if requests:
+        point.append(["requests", requests])  # the same of stores of versions 1 and 2
     return hashlib.sha256(json.dumps(point).encode()).hexdigest()[:24]

@@ -74,6 +74,12 @@ deadlines: {{start: 60s, load: 2m, answer: 10s}}    # of a server, a model, a re
 
 # Dimensions that a model's configuration leaves open (-1), without the batch dimension:
 # shapes: {{{example}: {{INPUT: [3, 224, 224]}}}}
+# Real inputs instead of random ones, in perf_analyzer's JSON format:
+# input_data: {{{example}: requests.json}}
+# How a stateful model is called:
+# sequences: {{{example}: {{length: 20}}}}
+# How many inferences a request of the client carries:
+# request_batch_sizes: [1, 4]
 """
 
 

@@ -60,7 +60,8 @@ def points(measurements: Iterable[Measurement], model: str) -> list[Point]:
 def _order(row: ProfileRow) -> tuple[object, ...]:
     return (
         row.device, row.instances, row.max_batch_size, -1 if row.queue_delay_us is None else row.queue_delay_us,
-        row.request_batch_size, row.variant, row.load, row.concurrency or row.offered_rps or 0.0, row.rate_rps or 0.0,
+        row.request_batch_size, row.variant, row.requests, row.load, row.concurrency or row.offered_rps or 0.0,
+        row.rate_rps or 0.0,
     )  # fmt: skip
 
 

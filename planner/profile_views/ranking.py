@@ -19,6 +19,7 @@ _JOULES_PER_WH = 3600
 _SECONDS_PER_HOUR = 3600
 _SHAPE = (
     "model", "device", "instances", "max_batch_size", "queue_delay_us", "request_batch_size", "variant",
+    "requests",
 )  # fmt: skip
 
 
@@ -55,6 +56,7 @@ class Ranked:
     queue_delay_us: int | None
     request_batch_size: int
     variant: str
+    requests: str
     source: str
     points: int
     load: LoadMode | None
@@ -69,10 +71,11 @@ class Ranked:
 
     @property
     def label(self) -> str:
-        """ "2 x 8": instances and largest batch; of an ensemble its members and theirs."""
+        """ "2 x 8": instances and largest batch; of an ensemble its members and theirs; then what was sent."""
         batch = f", requests of {self.request_batch_size}" if self.request_batch_size > 1 else ""
         delay = f", delay {self.queue_delay_us:,} µs" if self.queue_delay_us else ""
-        return f"{self.variant or f'{self.instances} x {self.max_batch_size}'}{batch}{delay}"
+        sent = f", {self.requests}" if self.requests else ""
+        return f"{self.variant or f'{self.instances} x {self.max_batch_size}'}{batch}{delay}{sent}"
 
     def has(self, row: ProfileRow) -> bool:
         """Whether a point is one of this configuration."""
@@ -148,6 +151,7 @@ def _ranked(group: Sequence[ProfileRow], bound: LatencyBound | None, usd_per_hou
         queue_delay_us=first.queue_delay_us,
         request_batch_size=first.request_batch_size,
         variant=first.variant,
+        requests=first.requests,
         source=first.source,
         points=len(group),
         load=None if best is None else best.load,

@@ -23,6 +23,7 @@ class ConfigurationSummary:
     queue_delay_us: int | None
     request_batch_size: int
     variant: str
+    requests: str
     points: int
     peak_rps: float | None
     peak_load: LoadMode | None
@@ -63,6 +64,7 @@ def _summary(group: Sequence[ProfileRow], bound_ms: float | None) -> Configurati
         queue_delay_us=first.queue_delay_us,
         request_batch_size=first.request_batch_size,
         variant=first.variant,
+        requests=first.requests,
         points=len(group),
         peak_rps=peak.rate_rps if peak else None,
         peak_load=peak.load if peak else None,

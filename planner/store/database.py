@@ -33,7 +33,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 from planner.domain.profile import Measurement, ProfileRow, ProfileStore
 from planner.domain.serving import LoadMode
 from planner.errors import Incomplete, InputError, NotFoundError, PlannerError, SetupError
-from planner.store.schema import ADDED_IN_2, SCHEMA_VERSION, measurement, metadata, store_version
+from planner.store.schema import ADDED, SCHEMA_VERSION, measurement, metadata, store_version
 
 BUSY_TIMEOUT_S = 30.0
 _KEYS_PER_STATEMENT = 500
@@ -70,7 +70,7 @@ class DatabaseStore:
     def __init__(self, engine: Engine, name: str, version: int = SCHEMA_VERSION) -> None:
         self._engine = engine
         self._name = name
-        absent = {ADDED_IN_2} if version == 1 else set()
+        absent = {column for later, column in ADDED.items() if later > version}
         self._columns = [literal("").label(c.name) if c.name in absent else c for c in measurement.columns]
 
     def add(self, measurements: Iterable[Measurement]) -> None:
@@ -266,9 +266,10 @@ def _upgraded(engine: Engine) -> int:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         # Two runs may come here at the same moment: the second one waits, and finds it done.
-        old = store_version.c.schema_version == 1
-        if connection.execute(update(store_version).where(old).values(schema_version=SCHEMA_VERSION)).rowcount:
-            connection.exec_driver_sql(f"ALTER TABLE measurement ADD COLUMN {ADDED_IN_2} TEXT NOT NULL DEFAULT ''")
+        for version, column in ADDED.items():
+            old = store_version.c.schema_version == version - 1
+            if connection.execute(update(store_version).where(old).values(schema_version=version)).rowcount:
+                connection.exec_driver_sql(f"ALTER TABLE measurement ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
         connection.commit()
     return SCHEMA_VERSION
 

@@ -1,4 +1,4 @@
-"""The tables of the profile store, version 2. Version 1 had no `variant`."""
+"""The tables of the profile store, version 3. Version 1 had no `variant`, version 2 no `requests`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, LargeBinary
 
 from planner.domain.profile import ProfileRow
 
-SCHEMA_VERSION = 2
-ADDED_IN_2 = "variant"
+SCHEMA_VERSION = 3
+ADDED = {2: "variant", 3: "requests"}
+"""The text column that came with each version after the first."""
 
 metadata = MetaData()
 

@@ -1,24 +1,24 @@
-"""From a model repository on disk to profiles in the store: one sweep on a device of this machine."""
+"""From models to profiles in the store: one sweep on a device of this machine, or on a server that runs elsewhere."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from planner.domain.profile import ProfileRow
-from planner.domain.serving import LoadGenerator
+from planner.domain.serving import Access, LoadGenerator
 from planner.domain.workload import Workload
-from planner.emit import config_pbtxt
 from planner.errors import NotFoundError, SetupError
 from planner.inputs.measure_config import CAPACITY_LEVELS, PLANNED_LEVELS, MeasureConfig, read_measure_config
 from planner.inputs.workload import read_workload
-from planner.inputs.yaml_file import nearest
 from planner.store.database import open_store
-from planner.workflow.devices import MeasuredDevice, measured_device
+from planner.workflow.devices import measured_device
+from planner.workflow.measured_models import check_inputs, models_to_measure, parse_shapes, with_model
+from planner.workflow.measured_server import LocalServers, MeasuredServer, remote_server
 from planner.workflow.model_files import ModelFiles
 from profiler.environment import environment
 from profiler.load.builtin import BuiltinLoadGenerator
@@ -27,14 +27,15 @@ from profiler.load.perf_analyzer_binary import find_perf_analyzer
 from profiler.load.preferred import PreferredLoadGenerator
 from profiler.load.strict import StrictLoadGenerator
 from profiler.measure import MeasureReporter, MeasureSummary, measure
-from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
+from profiler.points import MeasureRequest, ModelFacts
 from profiler.running import Tools
-from profiler.server.find import TritonInstallation, find_triton
-from profiler.server.local import LocalTriton
+from profiler.server.find import find_triton
+from profiler.server.remote import RemoteHost
 
 DEFAULT_CONFIG = Path("measure.yaml")
 DEFAULT_WORKLOAD = Path("workload.yaml")
 DEFAULT_FLEET = Path("fleet.yaml")
+DEFAULT_DEVICE = "cpu-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +43,15 @@ class SweepRequest:
     """What the user asked for. `models` empty: those of the configuration, else all. `config`, `workload`
     None: the usual file where there is one. `budget_s` None: the configuration's. `cores` empty: the first ones of
     a CPU device, all for a GPU's server. `exclusive`: nobody else may be on the GPU. `load_generator`: perf_analyzer,
-    builtin, or auto for the first where it runs and the other one elsewhere.
+    builtin, or auto for the first where it runs and the other one elsewhere. `device` None: cpu-1.
+
+    `shapes` ("[MODEL:]INPUT:1,128") and `input_data` ("[MODEL:]FILE") come before the configuration's. `server`: its
+    URL where it runs already, reached with `access`; the model repository is its own then, and so is the device.
     """
 
     model_repository: Path
     models: tuple[str, ...] = ()
-    device: str = "cpu-1"
+    device: str | None = None
     exclusive: bool = False
     cores: tuple[int, ...] = ()
     config: Path | None = None
@@ -57,6 +61,10 @@ class SweepRequest:
     store: str = "sqlite:///profiles.db"
     triton_server: Path | None = None
     load_generator: str = "auto"
+    shapes: tuple[str, ...] = ()
+    input_data: tuple[str, ...] = ()
+    server: str | None = None
+    access: Access = field(default_factory=Access)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,47 +78,93 @@ class Measured:
 def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
     """Measure what the store does not have yet. Each point is stored when it is done, whatever comes after."""
     config = _config(asked.config)
-    target = measured_device(asked.device, asked.cores, DEFAULT_FLEET, exclusive=asked.exclusive)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="planner-measure-")))
+        if asked.server is None:
+            return _measure_local(asked, config, scratch, reporter)
+        server, notes = remote_server(asked.server, asked.access, asked.device, DEFAULT_FLEET, scratch / "described")
+        stack.callback(_close, server.host, reporter)
+        for text in notes:
+            reporter.note(text)
+        return _measure(asked, config, server, server.models(asked.models or config.models, reporter), reporter)
+
+
+def _close(host: RemoteHost, reporter: MeasureReporter) -> None:
+    host.close()
+    for model in host.changed:
+        reporter.note(f"{model} could not be put back as it was loaded before: look at the server")
+
+
+def _measure_local(asked: SweepRequest, config: MeasureConfig, scratch: Path, reporter: MeasureReporter) -> Measured:
+    target = measured_device(asked.device or DEFAULT_DEVICE, asked.cores, DEFAULT_FLEET, exclusive=asked.exclusive)
     for text in target.notes:
         reporter.note(text)
-    models = _models(asked, config, reporter)
-    files = ModelFiles(models)
-    workload = _workload(asked.workload, config)
-    installation = find_triton(asked.triton_server)
-    load_generator = choose_load_generator(
-        asked.load_generator, target.share.generator, reporter, config.answer_deadline_s
+    repository, names = asked.model_repository, asked.models or config.models
+    models = models_to_measure(repository, names, reporter, str(repository))
+    server = LocalServers(
+        target, find_triton(asked.triton_server), scratch, ModelFiles(models), start_deadline_s=config.start_deadline_s
     )
+    return _measure(asked, config, server, models, reporter)
+
+
+def _measure(
+    asked: SweepRequest,
+    config: MeasureConfig,
+    server: MeasuredServer,
+    models: Sequence[ModelFacts],
+    reporter: MeasureReporter,
+) -> Measured:
+    target = server.target
+    inputs = _inputs(asked, config, models)
+    workload = _workload(asked.workload, config)
+    deadline_s = config.answer_deadline_s
+    load_generator = choose_load_generator(asked.load_generator, target.share.generator, reporter, deadline_s)
     target.device.prepare()
-    with tempfile.TemporaryDirectory(prefix="planner-measure-") as scratch:
-        server = _LocalServer(installation, target, Path(scratch) / "triton.log", config.start_deadline_s)
-        version = server.version(Path(scratch))
-        request = MeasureRequest(
-            models=models,
-            device=target.type_name,
-            server_version=version,
-            budget_s=config.budget_s if asked.budget_s is None else asked.budget_s,
-            fresh=asked.fresh,
-            environment={
-                **environment(server_version=version, server_cores=target.share.device),
-                **target.device.facts(),
-            },
-            **_sweep(config, workload),
-        )
-        tools = Tools(
-            server.start,
-            StrictLoadGenerator(load_generator, deadline_s=config.answer_deadline_s),
-            partial(_write_repository, target, files),
-            target.device,
-            load_deadline_s=config.load_deadline_s,
-        )
-        store = open_store(asked.store)
-        try:
-            summary = measure(request, store, tools, reporter)
-            rows = store.rows(device=target.type_name)
-        finally:
-            store.close()
+    version = server.version()
+    request = MeasureRequest(
+        models=models,
+        device=target.type_name,
+        server_version=version,
+        budget_s=config.budget_s if asked.budget_s is None else asked.budget_s,
+        fresh=asked.fresh,
+        environment={
+            **environment(server_version=version, server_cores=target.share.device),
+            **target.device.facts(),
+        },
+        **inputs,
+        **_sweep(config, workload),
+    )
+    tools = Tools(
+        server.start,
+        StrictLoadGenerator(load_generator, deadline_s=deadline_s),
+        server.write,
+        target.device,
+        load_deadline_s=config.load_deadline_s,
+    )
+    store = open_store(asked.store)
+    try:
+        summary = measure(request, store, tools, reporter)
+        rows = store.rows(device=target.type_name)
+    finally:
+        store.close()
     names = {model.name for model in models}
     return Measured(summary, tuple(row for row in rows if row.is_overhead or row.model in names))
+
+
+def _inputs(asked: SweepRequest, config: MeasureConfig, models: Sequence[ModelFacts]) -> dict[str, Any]:
+    """The fields of a MeasureRequest that say what is sent."""
+    given = parse_shapes(asked.shapes, models)
+    shapes = {name: {**config.shapes.get(name, {}), **given.get(name, {})} for name in {*config.shapes, *given}}
+    paths = dict(config.input_data)
+    for text in asked.input_data:
+        name, path = with_model(text, models, "--input-data")
+        paths[name] = Path(path)
+    return {
+        "shapes": shapes,
+        "input_files": check_inputs(models, paths, shapes, config.request_batch_sizes),
+        "sequences": config.sequences,
+        "request_batch_sizes": config.request_batch_sizes,
+    }
 
 
 def choose_load_generator(
@@ -133,31 +187,6 @@ def choose_load_generator(
     return perf_analyzer if choice == perf_analyzer.name else PreferredLoadGenerator(perf_analyzer, builtin)
 
 
-@dataclass(frozen=True, slots=True)
-class _LocalServer:
-    installation: TritonInstallation
-    target: MeasuredDevice
-    log_path: Path
-    deadline_s: float
-
-    def start(self, repository: Path) -> LocalTriton:
-        return LocalTriton.start(
-            self.installation,
-            repository,
-            cores=self.target.share.device,
-            gpu_uuid=self.target.gpu_uuid,
-            log_path=self.log_path,
-            ready_timeout_s=self.deadline_s,
-        )
-
-    def version(self, scratch: Path) -> str:
-        """From a server without models: where none starts, this says so before anything else is tried."""
-        empty = scratch / "empty"
-        empty.mkdir()
-        with self.start(empty) as server:
-            return server.server_version
-
-
 def _config(path: Path | None) -> MeasureConfig:
     if path is None and not DEFAULT_CONFIG.exists():
         return MeasureConfig()
@@ -175,43 +204,6 @@ def _workload(path: Path | None, config: MeasureConfig) -> Workload | None:
     return None
 
 
-def _models(asked: SweepRequest, config: MeasureConfig, reporter: MeasureReporter) -> list[ModelFacts]:
-    repository = asked.model_repository
-    if not repository.is_dir():
-        raise NotFoundError(f"--model-repository {repository}: no such folder")
-    there = sorted(path.parent.name for path in repository.glob(f"*/{config_pbtxt.CONFIG_NAME}"))
-    if not there:
-        raise NotFoundError(f"--model-repository {repository}: no folder in it has a {config_pbtxt.CONFIG_NAME}")
-    named = asked.models or config.models
-    for name in named or ():
-        _require_model(name, there, repository)
-    facts = [_facts(repository / name) for name in named or there]
-    if named is None:
-        for model in facts:
-            if model.backend == "ensemble":
-                reporter.note(f"{model.name} is an ensemble and was left out: its members are measured")
-        facts = [model for model in facts if model.backend != "ensemble"]
-    return facts
-
-
-def _require_model(name: str, there: Sequence[str], repository: Path) -> None:
-    if name not in there:
-        close = nearest(name, there, count=3) or there[:10]
-        raise NotFoundError(f"model {name!r} is not in {repository}; there are {', '.join(close)}")
-
-
-def _facts(path: Path) -> ModelFacts:
-    config = config_pbtxt.read_config(path / config_pbtxt.CONFIG_NAME)
-    return ModelFacts(
-        name=path.name,
-        path=path,
-        backend=config_pbtxt.backend_name(config),
-        max_batch_size=config.max_batch_size,
-        queue_delay_us=config_pbtxt.queue_delay_us(config),
-        digest=model_digest(path),
-    )
-
-
 def _sweep(config: MeasureConfig, workload: Workload | None) -> dict[str, Any]:
     """The fields of a MeasureRequest that measure.yaml and the workload decide."""
     planned = config.open_of == "planned"
@@ -224,8 +216,6 @@ def _sweep(config: MeasureConfig, workload: Workload | None) -> dict[str, Any]:
         "planned_rps": _planned_rps(workload) if planned and workload is not None else {},
         "rate_multiples": config.open_levels if planned else PLANNED_LEVELS,
         "percentiles": {} if workload is None else {model.name: model.percentile for model in workload.models},
-        "shapes": config.shapes,
-        "request_batch_size": config.request_batch_size,
         "min_window_s": config.min_window_s,
         "max_window_s": config.max_window_s,
     }
@@ -236,18 +226,3 @@ def _planned_rps(workload: Workload) -> Mapping[str, float]:
     peaks = {model.name: max((model.rates_rps or {}).values(), default=0.0) for model in workload.models}
     headroom = {model.name: 1 + model.headroom for model in workload.models}
     return {name: peak * headroom[name] for name, peak in peaks.items() if peak > 0}
-
-
-def _write_repository(
-    measured: MeasuredDevice, files: ModelFiles, model: ModelFacts, configuration: Configuration, target: Path
-) -> None:
-    files.require_unchanged(model)
-    config = config_pbtxt.configure(
-        config_pbtxt.read_config(model.path / config_pbtxt.CONFIG_NAME),
-        instances=configuration.instances,
-        max_batch_size=configuration.max_batch_size,
-        queue_delay_us=configuration.queue_delay_us,
-        kind="KIND_GPU" if measured.gpu_uuid else "KIND_CPU",
-        gpus=(0,) if measured.gpu_uuid else (),
-    )
-    config_pbtxt.write_model(model.path, target / model.name, config)

@@ -12,10 +12,11 @@ Signature = frozenset[tuple[str, int, int]]
 
 
 class ModelFiles:
-    """Remembers size and time of change of every file of the models; contents would take too long to read again."""
+    """Remembers size and time of change of every file of the models, and of the members of ensembles; contents
+    would take too long to read again."""
 
     def __init__(self, models: Iterable[ModelFacts]) -> None:
-        self._signatures = {model.name: _signature(model.path) for model in models}
+        self._signatures = {one.name: _signature(one.path) for model in models for one in (model, *model.members)}
 
     def require_unchanged(self, model: ModelFacts) -> None:
         """ModelError where a file was changed, added or removed."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from planner.domain.serving import LoadSpec, Server
 from planner.errors import TritonRefused, TritonUnreachable
-from profiler.load.requests import is_stateful, prepare_requests, sequence_suffixes
+from profiler.load.requests import has_text_ids, inferences, is_stateful, requests_of, sequence_ids
+from profiler.load.tensors import datatype_of
+from profiler.load.transport import infer_request, sequence_parameters
 from profiler.server.client import LOCAL_CHANNEL, ControlClient
 
 
@@ -18,16 +21,17 @@ def check_answer(server: Server, spec: LoadSpec, deadline_s: float) -> None:
     """
     from numpy.random import default_rng
 
-    client = ControlClient(server.endpoint.host, server.endpoint.grpc_port, local=True)
+    client = ControlClient(server.endpoint, local=True)
     try:
         config = client.model_config(spec.model)
     finally:
         client.close()
-    rng = default_rng(spec.seed)
-    [request, *_] = prepare_requests(config, batch_size=spec.request_batch_size, shapes=spec.shapes, rng=rng)
+    [[tensors, *_], *_] = requests_of(config, spec, inferences(config, spec, default_rng(spec.seed)))
+    request = infer_request(spec.model, tensors)
     if is_stateful(config):
-        request += next(sequence_suffixes(rng))
-    answer = _answer(f"{server.endpoint.host}:{server.endpoint.grpc_port}", spec.model, request, deadline_s)
+        own_id = next(sequence_ids(1 + secrets.randbits(40), text=has_text_ids(config)))
+        request.MergeFrom(sequence_parameters(own_id, start=True, end=True))
+    answer = _answer(server.endpoint.address, request, deadline_s)
     if (contradiction := unlike_config(config, spec.request_batch_size, answer)) is not None:
         raise TritonRefused(f"{spec.model!r} {contradiction}")
 
@@ -37,15 +41,13 @@ def unlike_config(config: Any, batch_size: int, answer: Any) -> str | None:
 
     An output may be absent, because a model need not make all of them.
     """
-    from tritonclient.grpc.model_config_pb2 import DataType
-
     declared = {output.name: output for output in config.output}
     if not answer.outputs:
         return f"answers without any output; config.pbtxt declares {', '.join(declared)}"
     for given in answer.outputs:
         if (output := declared.get(given.name)) is None:
             return f"answers with an output {given.name!r}; config.pbtxt declares {', '.join(declared)}"
-        type_name = DataType.Name(output.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
+        type_name = datatype_of(output)
         if given.datatype != type_name:
             return f"answers with {given.name!r} of type {given.datatype}; config.pbtxt declares {type_name}"
         dims = [*([batch_size] if config.max_batch_size > 0 else []), *output.dims]
@@ -57,17 +59,15 @@ def unlike_config(config: Any, batch_size: int, answer: Any) -> str | None:
     return None
 
 
-def _answer(address: str, model: str, request: bytes, deadline_s: float) -> Any:
+def _answer(address: str, request: Any, deadline_s: float) -> Any:
     import grpc
-    from tritonclient.grpc.service_pb2 import ModelInferRequest
     from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+    model = request.model_name
     unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(address, options=[*LOCAL_CHANNEL, *unlimited]) as channel:
         try:
-            return GRPCInferenceServiceStub(channel).ModelInfer(
-                ModelInferRequest.FromString(request), timeout=deadline_s
-            )
+            return GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=deadline_s)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise TritonUnreachable(f"{model!r} gave no answer within {deadline_s:g} s") from None

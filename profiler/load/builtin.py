@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import planner.errors
@@ -50,12 +52,13 @@ class BuiltinLoadGenerator:
 
     def _job(self, server: Server, specs: Sequence[LoadSpec]) -> dict[str, Any]:
         return {
-            "address": f"{server.endpoint.host}:{server.endpoint.grpc_port}",
+            "address": server.endpoint.address,
+            "access": _plain(asdict(server.endpoint.access)),
             "local": server.pid is not None,
             "parent": os.getpid(),
             "cores": self.cores,
             "deadline_s": self.deadline_s,
-            "streams": [_stream(index, spec) for index, spec in enumerate(specs)],
+            "streams": [_stream(spec) for spec in specs],
         }
 
     def _answer(self, server: Server, job: str, limit_s: float) -> dict[str, Any]:
@@ -107,20 +110,15 @@ def _longest_s(specs: Sequence[LoadSpec]) -> float:
     return max(spec.warmup_seconds for spec in specs) + max(spec.seconds for spec in specs)
 
 
-def _stream(index: int, spec: LoadSpec) -> dict[str, Any]:
+def _stream(spec: LoadSpec) -> dict[str, Any]:
     check_spec(spec)
-    return {
-        "stream": index,
-        "model": spec.model,
-        "mode": spec.mode.value,
-        "seconds": spec.seconds,
-        "concurrency": spec.concurrency,
-        "rate_rps": spec.rate_rps,
-        "request_batch_size": spec.request_batch_size,
-        "warmup_seconds": spec.warmup_seconds,
-        "seed": spec.seed,
-        "shapes": {name: list(shape) for name, shape in spec.shapes.items()},
-    }
+    # asdict would not know how to copy a mapping that is no dict
+    plain = asdict(replace(spec, shapes={name: list(shape) for name, shape in spec.shapes.items()}))
+    return _plain(plain)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def _result(stream: dict[str, Any], window: tuple[float, float]) -> LoadResult:

@@ -25,7 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from planner.domain.serving import LoadMode, LoadResult, LoadSpec, LoadSummary, Server
+from planner.domain.serving import Endpoint, LoadMode, LoadResult, LoadSpec, LoadSummary, Server, Transport
 from planner.domain.statistics import percentile
 from planner.errors import LoadError
 from profiler.load import leash
@@ -44,7 +44,16 @@ from profiler.load.perf_analyzer_report import (
     read_export,
     read_summary,
 )
-from profiler.load.requests import input_data_file, is_stateful, values_per_request
+from profiler.load.requests import (
+    has_text_ids,
+    inferences,
+    input_data_file,
+    is_stateful,
+    requests_of,
+    sequence_length,
+    sequence_slots,
+    values_per_request,
+)
 
 # A value costs perf_analyzer 0.15 to 0.4 us after the window, 20 bytes of file and about 70 bytes of memory.
 EXPORT_VALUES_PER_REQUEST_MAX = 4096
@@ -64,6 +73,8 @@ _SCHEDULE_SPARE_S = 5.0
 _OVERTIME = 0.5
 _START_AND_STOP_S = 40.0
 _SENDERS_MAX = 4
+# One request of a sequence at a time: one that leaves late has waited for its sequence, not for perf_analyzer.
+_SERIAL = "--serial-sequences"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,7 @@ class PerfAnalyzerLoadGenerator:
 
     In an open loop a request without an answer some time after the window counts as failed: at most `deadline_s`,
     and less where the model was faster so far. LoadError where perf_analyzer fails, and for what it cannot do:
-    several streams, stateful models, and going on after a request that failed.
+    several streams, secret headers, correlation ids that are texts, and going on after a request that failed.
     """
 
     name = "perf_analyzer"
@@ -114,9 +125,9 @@ class PerfAnalyzerLoadGenerator:
             raise LoadError("perf_analyzer puts load on one model at a time")
         [spec] = specs
         check_spec(spec)
+        if server.endpoint.access.headers:
+            raise LoadError("perf_analyzer takes headers on its command line, where every user of a machine reads them")
         config = _model_config(server, spec.model)
-        if is_stateful(config):
-            raise LoadError(f"{spec.model!r} is stateful: perf_analyzer ties its sequences to its concurrency")
         with tempfile.TemporaryDirectory(prefix="planner-perf-analyzer-") as scratch:
             result = self._stream(server, spec, config, Path(scratch))
         fastest_rps = max(self._fastest_rps.get(spec.model, 0.0), result.answered / result.seconds)
@@ -127,16 +138,21 @@ class PerfAnalyzerLoadGenerator:
         from numpy.random import default_rng
 
         data = scratch / "requests.json"
-        rng = default_rng([spec.seed, 0])
-        data.write_text(
-            input_data_file(config, batch_size=spec.request_batch_size, shapes=spec.shapes, rng=rng), encoding="utf-8"
-        )
+        streams = inferences(config, spec, default_rng([spec.seed, 0]))
+        requests_of(config, spec, streams)  # InputError where inferences cannot be sent together
+        data.write_text(input_data_file(streams, stateful=is_stateful(config)), encoding="utf-8")
         asked = [
-            *("-m", spec.model, "-i", "grpc", "-u", f"{server.endpoint.host}:{server.endpoint.grpc_port}"),
+            *("-m", spec.model, *_address(server.endpoint)),
             *("-b", str(spec.request_batch_size), "--input-data", str(data), "--async", "-v"),
             *("--max-trials", str(_PASSES), "--stability-percentage", "1000000"),
         ]
-        if self._is_exportable(spec, values_per_request(config, spec.request_batch_size, spec.shapes)):
+        if is_stateful(config):
+            asked += _sequence_options(config, spec, sequence_length(spec, streams[0]))
+        if spec.mode is LoadMode.OPEN:
+            # several senders would reorder a sequence that one of them waits for
+            senders = 1 if is_stateful(config) else min(_SENDERS_MAX, self._core_count())
+            asked += ["--max-threads", str(senders)]
+        if self._is_exportable(spec, values_per_request(config, spec.request_batch_size, streams)):
             try:
                 return self._exported(server, spec, asked, scratch)
             except ExportCutOff:
@@ -165,6 +181,8 @@ class PerfAnalyzerLoadGenerator:
         asked += self._load(spec, arrivals_s, scratch, lead_s=_LEAD_S)
         run = self._run(server, asked, _LEAD_S + counted_s + drain_s, scratch)
         cut = open_window(_read(export_file, run), arrivals_s, spec.seconds)
+        if _SERIAL in asked:
+            cut = replace(cut, lag_s=())
         offered = sum(0 <= arrival < spec.seconds for arrival in arrivals_s)
         return self._result(spec, run, cut, offered=offered, drain_s=drain_s)
 
@@ -214,7 +232,7 @@ class PerfAnalyzerLoadGenerator:
             failed=0,
             first_error=None,
             client_busy=round(busy, 4),
-            client_bound=busy > CLIENT_BOUND_CPU or _left_late(summary, run.said),
+            client_bound=busy > CLIENT_BOUND_CPU or (_SERIAL not in asked and _left_late(summary, run.said)),
             summary=summary,
             window=window,
         )
@@ -224,8 +242,7 @@ class PerfAnalyzerLoadGenerator:
             return ["--concurrency-range", f"{spec.concurrency}:{spec.concurrency}:1"]
         intervals = scratch / "intervals.txt"
         intervals.write_text(_intervals(arrivals_s, lead_s))
-        senders = min(_SENDERS_MAX, self._core_count())
-        return ["--request-intervals", str(intervals), "--max-threads", str(senders)]
+        return ["--request-intervals", str(intervals)]
 
     def _run(self, server: Server, asked: Sequence[str], seconds: float, scratch: Path) -> _Run:
         """perf_analyzer over windows that last `seconds` in all; nothing of it is left however this ends."""
@@ -298,13 +315,47 @@ def _read(export_file: Path, run: _Run) -> Export:
 
 
 def _model_config(server: Server, model: str) -> Any:
-    from profiler.server.client import ControlClient
+    from profiler.server.client import control_client
 
-    client = ControlClient(server.endpoint.host, server.endpoint.grpc_port, local=server.pid is not None)
+    client = control_client(server.endpoint, local=server.pid is not None)
     try:
         return client.model_config(model)
     finally:
         client.close()
+
+
+def _address(endpoint: Endpoint) -> list[str]:
+    access = endpoint.access
+    transport, address = access.transport.value, endpoint.address
+    if not access.tls:
+        return ["-i", transport, "-u", address]
+    if access.transport is Transport.GRPC:
+        files = {
+            "--ssl-grpc-root-certifications-file": access.ca,
+            "--ssl-grpc-certificate-chain-file": access.certificate,
+            "--ssl-grpc-private-key-file": access.key,
+        }
+        secured = ["--ssl-grpc-use-ssl"]
+    else:
+        files = {
+            "--ssl-https-ca-certificates-file": access.ca,
+            "--ssl-https-client-certificate-file": access.certificate,
+            "--ssl-https-private-key-file": access.key,
+        }
+        secured, address = [], f"https://{address}"
+    given = [word for option, path in files.items() if path is not None for word in (option, str(path))]
+    return ["-i", transport, "-u", address, *secured, *given]
+
+
+def _sequence_options(config: Any, spec: LoadSpec, length: int) -> list[str]:
+    if has_text_ids(config):
+        raise LoadError(f"{spec.model!r} takes correlation ids as texts, perf_analyzer sends numbers")
+    options = [_SERIAL]
+    if spec.input_file is None or spec.sequences.length is not None:  # else each is as long as its stream
+        options += ["--sequence-length", str(length), "--sequence-length-variation", "0"]
+    if spec.mode is LoadMode.OPEN:
+        options += ["--num-of-sequences", str(spec.sequences.live or sequence_slots(config))]
+    return options
 
 
 def _environment(*, local: bool) -> Mapping[str, str]:

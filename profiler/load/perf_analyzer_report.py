@@ -16,7 +16,7 @@ from planner.domain.serving import LoadSummary
 from planner.errors import LoadError
 
 # Input names come after "request_inputs": a request's own time cannot be mistaken for a value.
-_SENT = re.compile(rb'\{"timestamp":(\d+),"request_inputs":')
+_SENT = re.compile(rb'\{"timestamp":(\d+),(?:"sequence_id":\d+,)?"request_inputs":')
 _ANSWERED = re.compile(rb'"response_timestamps":\[(\d+)\],"response_outputs":')
 _BOUNDARIES = re.compile(rb'"window_boundaries":\[([\d,]+)\]')
 _PASS = re.compile(r"Pass \[(\d+)\] throughput: ([\d.e+]+) infer/sec\. Avg latency: (\d+) usec")

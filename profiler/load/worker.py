@@ -12,28 +12,37 @@ import gc
 import itertools
 import json
 import os
+import secrets
 import selectors
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import grpc
-
+from planner.domain.serving import Access, LoadMode, LoadSpec, Sequences, Transport
 from planner.domain.statistics import percentile
-from planner.errors import PlannerError, TritonRefused, TritonUnreachable
+from planner.errors import PlannerError, TritonUnreachable
 from profiler.load.arrivals import allowed_lag_s, arrival_generator, poisson_arrivals
-from profiler.load.requests import is_stateful, prepare_requests, sequence_suffixes
+from profiler.load.requests import (
+    has_text_ids,
+    inferences,
+    is_stateful,
+    requests_of,
+    sequence_ids,
+    sequence_length,
+    sequence_slots,
+)
+from profiler.load.sources import InTurn, LiveSequence, Source
+from profiler.load.transport import RequestFailed, Wire, open_wire
 
 MAX_OUTSTANDING = 4096
 CLIENT_BOUND_CPU = 0.9
 
 _OUTSTANDING_BYTES = 256 * 1024**2
 _UNAVAILABLE_IN_A_ROW = 20
-_CONFIG_DEADLINE_S = 10.0
-_INFER = "/inference.GRPCInferenceService/ModelInfer"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -41,9 +50,10 @@ _PR_SET_PDEATHSIG = 1
 class Stream:
     """One stream's requests and what came of them. `start` and `deadline_s` are the same for all streams."""
 
-    spec: dict[str, Any]
-    call: Any
-    payloads: Iterator[bytes]
+    spec: LoadSpec
+    number: int
+    wire: Wire
+    sources: list[Source]
     deadline_s: float
     max_outstanding: int
     start: float = 0.0
@@ -56,15 +66,21 @@ class Stream:
     latency_s: list[float] = field(default_factory=list)
     lag_s: list[float] = field(default_factory=list)
 
-    async def send(self, intended: float) -> bool:
+    async def send(self, intended: float, source: Source) -> bool:
         """One request, timed from `intended` (monotonic clock); True where it was answered."""
         counted = intended >= self.start
         self.offered += counted
         self.outstanding += 1
         try:
-            await self.call(next(self.payloads), timeout=self.deadline_s)
-        except grpc.RpcError as error:
-            self._failed(error, counted)
+            if source.turn is None:
+                await self.wire.send(self.spec.model, source.next(), self.deadline_s)
+            else:
+                async with source.turn:
+                    await self._send_in_turn(source)
+        except RequestFailed as error:
+            self.first_error = self.first_error or str(error)
+            self.failed += counted
+            self.unavailable_in_a_row += error.is_unreachable
             return False
         else:
             self.unavailable_in_a_row = 0
@@ -75,41 +91,50 @@ class Stream:
         finally:
             self.outstanding -= 1
 
-    def _failed(self, error: Any, counted: bool) -> None:
-        code = error.code()
-        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-            text = f"no answer within {self.deadline_s:g} s"
-        else:
-            text = f"{code.name}: {error.details()}"
-        self.first_error = self.first_error or text
-        self.failed += counted
-        self.unavailable_in_a_row += code == grpc.StatusCode.UNAVAILABLE
+    async def _send_in_turn(self, source: Source) -> None:
+        try:
+            await self.wire.send(self.spec.model, source.next(), self.deadline_s)
+        except RequestFailed:
+            source.failed()
+            raise
 
     def raise_if_gone(self) -> None:
         if self.unavailable_in_a_row >= _UNAVAILABLE_IN_A_ROW:
             raise TritonUnreachable(
-                f"Triton stopped answering while {self.spec['model']!r} was under load: {self.first_error}"
+                f"Triton stopped answering while {self.spec.model!r} was under load: {self.first_error}"
             )
 
     async def run(self) -> None:
-        if self.spec["mode"] == "open":
+        if self.spec.mode is LoadMode.OPEN:
             await self._open_loop()
         else:
-            await asyncio.gather(*(self._closed_loop() for _ in range(self.spec["concurrency"])))
+            sources = itertools.islice(itertools.cycle(self.sources), self.spec.concurrency)
+            await asyncio.gather(*(self._closed_loop(source) for source in sources))
 
-    async def _closed_loop(self) -> None:
-        end = self.start + self.spec["seconds"]
+    async def _end(self, source: Source) -> None:
+        """At once when a source has no more to send: others may wait for the slot of its sequence."""
+        if source.turn is None:
+            return
+        async with source.turn:
+            if (request := source.last()) is not None:
+                with suppress(RequestFailed):
+                    await self.wire.send(self.spec.model, request, self.deadline_s)
+
+    async def _closed_loop(self, source: Source) -> None:
+        end = self.start + self.spec.seconds
         while (now := time.monotonic()) < end:
-            if not await self.send(now):
+            if not await self.send(now, source):
                 self.raise_if_gone()
                 await asyncio.sleep(0.01)  # a server that refuses at once must not be hammered
+        await self._end(source)
 
     async def _open_loop(self) -> None:
-        rng = arrival_generator(self.spec["seed"], self.spec["model"], self.spec["stream"])
+        spec = self.spec
+        assert spec.rate_rps is not None
+        rng = arrival_generator(spec.seed, spec.model, self.number)
         tasks: set[asyncio.Task[bool]] = set()
-        for arrival_s in poisson_arrivals(
-            self.spec["rate_rps"], -self.spec["warmup_seconds"], self.spec["seconds"], rng
-        ):
+        arrivals_s = poisson_arrivals(spec.rate_rps, -spec.warmup_seconds, spec.seconds, rng)
+        for arrival_s, source in zip(arrivals_s, itertools.cycle(self.sources), strict=False):
             intended = self.start + arrival_s
             await asyncio.sleep(max(0.0, intended - time.monotonic()))
             self.raise_if_gone()
@@ -118,10 +143,10 @@ class Stream:
             if self.outstanding >= self.max_outstanding:
                 self._not_sent(arrival_s >= 0)
                 continue
-            task = asyncio.create_task(self.send(intended))
+            task = asyncio.create_task(self.send(intended, source))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks, *(self._end(source) for source in self.sources))
         self.raise_if_gone()
 
     def _not_sent(self, counted: bool) -> None:
@@ -132,8 +157,8 @@ class Stream:
     def result(self, client_busy: float) -> dict[str, Any]:
         lag_s = percentile(self.lag_s, 90) if self.lag_s else 0.0
         return {
-            "model": self.spec["model"],
-            "seconds": self.spec["seconds"],
+            "model": self.spec.model,
+            "seconds": self.spec.seconds,
             "sent_s": [round(value, 6) for value in self.sent_s],
             "latency_s": [round(value, 6) for value in self.latency_s],
             "offered": self.offered,
@@ -146,15 +171,20 @@ class Stream:
 
 async def drive(job: dict[str, Any]) -> dict[str, Any]:
     """Prepare all streams, start them together, and return their results once all requests ended."""
-    channels: list[Any] = []
+    specs = [_spec(values) for values in job["streams"]]
+    access = _access(job["access"])
+    wires = [open_wire(job["address"], access, local=job["local"]) for _ in specs]
     try:
-        streams = [await _open_stream(job, spec, channels) for spec in job["streams"]]
+        streams = [
+            await _stream(wire, number, spec, job["deadline_s"])
+            for number, (wire, spec) in enumerate(zip(wires, specs, strict=True))
+        ]
         gc.collect()
         gc.freeze()
-        start = time.monotonic() + max(spec["warmup_seconds"] for spec in job["streams"])
+        start = time.monotonic() + max(spec.warmup_seconds for spec in specs)
         for stream in streams:
             stream.start = start
-        end = start + max(spec["seconds"] for spec in job["streams"])
+        end = start + max(spec.seconds for spec in specs)
         async with asyncio.TaskGroup() as group:
             busy = group.create_task(_own_cpu_share(start, end))
             for stream in streams:
@@ -162,8 +192,8 @@ async def drive(job: dict[str, Any]) -> dict[str, Any]:
     except* PlannerError as failures:
         raise _first(failures) from None
     finally:
-        for channel in channels:
-            await channel.close(None)
+        for wire in wires:
+            await wire.close()
     return {"streams": [stream.result(busy.result()) for stream in streams], "window": [start, end]}
 
 
@@ -172,44 +202,44 @@ def _first(group: BaseExceptionGroup[PlannerError]) -> PlannerError:
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-async def _open_stream(job: dict[str, Any], spec: dict[str, Any], channels: list[Any]) -> Stream:
-    from numpy.random import default_rng
-
-    options = [
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_receive_message_length", -1),
-        *([("grpc.enable_http_proxy", 0)] if job["local"] else []),
-    ]
-    channel = grpc.aio.insecure_channel(job["address"], options=options)
-    channels.append(channel)
-    config = await _model_config(channel, spec["model"], job["address"])
-    rng = default_rng([spec["seed"], spec["stream"]])
-    requests = prepare_requests(config, batch_size=spec["request_batch_size"], shapes=spec["shapes"], rng=rng)
-    payloads: Iterator[bytes] = itertools.cycle(requests)
-    if is_stateful(config):
-        payloads = (a + b for a, b in zip(itertools.cycle(requests), sequence_suffixes(rng), strict=False))
-    return Stream(
-        spec=spec,
-        call=channel.unary_unary(_INFER, request_serializer=None, response_deserializer=None),
-        payloads=payloads,
-        deadline_s=job["deadline_s"],
-        max_outstanding=max(64, min(MAX_OUTSTANDING, _OUTSTANDING_BYTES // len(requests[0]))),
+def _spec(values: dict[str, Any]) -> LoadSpec:
+    file = values.pop("input_file")
+    return LoadSpec(
+        mode=LoadMode(values.pop("mode")),
+        sequences=Sequences(**values.pop("sequences")),
+        input_file=None if file is None else Path(file),
+        **values,
     )
 
 
-async def _model_config(channel: Any, model: str, address: str) -> Any:
-    from tritonclient.grpc.service_pb2 import ModelConfigRequest
-    from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+def _access(values: dict[str, Any]) -> Access:
+    files = {name: None if values[name] is None else Path(values[name]) for name in ("ca", "certificate", "key")}
+    return Access(**{**values, **files, "transport": Transport(values["transport"])})
 
-    stub = GRPCInferenceServiceStub(channel)
-    try:
-        answer = await stub.ModelConfig(ModelConfigRequest(name=model), timeout=_CONFIG_DEADLINE_S)
-    except grpc.RpcError as error:
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            raise TritonUnreachable(f"{address} did not answer: {error.details()}") from None
-        raise TritonRefused(f"no configuration of {model!r} from Triton: {error.details()}") from None
-    return answer.config
+
+async def _stream(wire: Wire, number: int, spec: LoadSpec, deadline_s: float) -> Stream:
+    from numpy.random import default_rng
+
+    config = await wire.model_config(spec.model)
+    rng = default_rng([spec.seed, number])
+    streams = inferences(config, spec, rng)
+    requests = [[wire.request(spec.model, one) for one in stream] for stream in requests_of(config, spec, streams)]
+    sources: list[Source] = [InTurn(requests[0])]
+    if is_stateful(config):
+        lengths = [sequence_length(spec, stream) for stream in streams]
+        ids = sequence_ids(1 + secrets.randbits(40), text=has_text_ids(config))
+        in_turn = itertools.cycle(zip(requests, lengths, strict=True))
+        live = spec.concurrency or spec.sequences.live or sequence_slots(config)
+        sources = [LiveSequence(wire, ids, in_turn) for _ in range(live)]
+    largest_bytes = max(wire.size(request) for stream in requests for request in stream)
+    return Stream(
+        spec=spec,
+        number=number,
+        wire=wire,
+        sources=sources,
+        deadline_s=deadline_s,
+        max_outstanding=max(64, min(MAX_OUTSTANDING, _OUTSTANDING_BYTES // largest_bytes)),
+    )
 
 
 async def _own_cpu_share(start: float, end: float) -> float:

@@ -292,7 +292,7 @@ class LocalTriton:
                 raise
             if wanted <= ports.listening_ports(self._pid):
                 if self._client is None:
-                    self._client = ControlClient(self._endpoint.host, self._endpoint.grpc_port, local=True)
+                    self._client = ControlClient(self._endpoint, local=True)
                 if self._client.is_ready():
                     return
             time.sleep(READY_POLL_S)

@@ -121,7 +121,7 @@ def test_what_cannot_be_sent_is_refused(server: LocalTriton, spec: LoadSpec, mes
     with pytest.raises(InputError, match=message) as caught:
         BuiltinLoadGenerator().run(server, [spec])
     if "leave a size open" in message:
-        assert caught.value.hint == "give it in measure.yaml: shapes: {open: {x: [3, 1]}}"
+        assert caught.value.hint == ("give it with --shape open:x:3,1, or in measure.yaml: shapes: {open: {x: [3, 1]}}")
 
 
 def test_an_unknown_model_is_refused(server: LocalTriton) -> None:

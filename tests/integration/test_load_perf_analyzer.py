@@ -218,7 +218,6 @@ def test_requests_that_fail_in_the_end_only_are_no_lower_rate(
 @pytest.mark.parametrize(
     ("specs", "why"),
     [
-        ([closed("sequence", concurrency=4)], "'sequence' is stateful"),
         ([closed("warm"), closed("zero")], "perf_analyzer puts load on one model at a time"),
     ],
 )

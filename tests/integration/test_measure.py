@@ -352,6 +352,6 @@ def test_a_model_that_does_not_load_does_not_hide_what_the_others_share(
     assert 5 * MIB < overhead.memory_bytes < 150 * MIB
 
 
-def test_an_ensemble_is_refused(direction: ModelFacts, bench: Bench) -> None:
-    with pytest.raises(InputError, match="ensemble"):
+def test_an_ensemble_without_its_members_is_refused(direction: ModelFacts, bench: Bench) -> None:
+    with pytest.raises(InputError, match="is an ensemble, and its members are not known"):
         bench.request(replace(direction, backend="ensemble"))

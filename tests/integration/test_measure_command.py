@@ -193,7 +193,6 @@ def test_a_model_that_does_not_load_is_told_with_triton_s_words_and_the_others_g
         (["--cores", "x"], "cores 'x': write for example 0 or 0,2-3"),
         (["--budget", "soon"], "--budget: 'soon' is not a duration"),
         (["--search", "auto"], "--search auto is not supported by this version"),
-        (["--server", "http://10.0.0.1:8000"], "--server http://10.0.0.1:8000: measuring a server that runs"),
         (["--workload", "gone.yaml"], "gone.yaml"),
         (["--triton-server", "gone"], "gone"),
         (["--store", "sqlite:///nowhere/profiles.db"], "nowhere"),

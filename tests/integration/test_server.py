@@ -22,7 +22,7 @@ from planner.errors import InputError, TritonExited, TritonRefused, TritonUnreac
 from profiler.server import local, ports
 from profiler.server.find import TritonInstallation
 from profiler.server.local import LocalTriton
-from profiler.server.remote import RemoteTriton
+from profiler.server.remote import RemoteHost, RemoteTriton, parse_url
 
 CONFIG = """
 backend: "python"
@@ -394,13 +394,16 @@ def test_the_keeper_s_own_death_takes_the_server_along(start: Callable[..., Loca
 
 
 def test_remote(server: LocalTriton) -> None:
-    with RemoteTriton(f"127.0.0.1:{server.endpoint.grpc_port}") as remote:
-        remote.load("echo")
-        assert remote.pid is None
-        assert remote.server_version == server.server_version
-        assert remote.statistics("echo")["model_stats"][0]["name"] == "echo"  # type: ignore[index]
-        assert remote.log_tail() == ""
-        with pytest.raises(TritonRefused, match="nobody"):
-            remote.load("nobody")
+    for scheme, port in (("grpc", server.endpoint.grpc_port), ("http", server.endpoint.http_port)):
+        with RemoteHost(parse_url(f"{scheme}://127.0.0.1:{port}")) as host:
+            remote = RemoteTriton(host)
+            remote.load("echo")
+            assert remote.pid is None
+            assert host.server_version == server.server_version
+            assert host.allows_loading
+            assert remote.statistics("echo")["model_stats"][0]["name"] == "echo"  # type: ignore[index]
+            assert remote.log_tail() == ""
+            with pytest.raises(TritonRefused, match="nobody"):
+                remote.load("nobody")
     with pytest.raises(TritonUnreachable):
-        RemoteTriton(f"127.0.0.1:{ports.free_endpoint().grpc_port}")
+        RemoteHost(parse_url(f"127.0.0.1:{ports.free_endpoint().grpc_port}"))

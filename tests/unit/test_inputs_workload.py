@@ -83,7 +83,7 @@ def test_measure_version_1_is_still_read() -> None:
         open_levels=(0.5, 1.0, 1.5),
         budget_s=3840.0,
         shapes={"a": {"INPUT": (3, 224, 224)}},
-        request_batch_size=2,
+        request_batch_sizes=(2,),
         min_window_s=1.0,
         max_window_s=5.0,
     )

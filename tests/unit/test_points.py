@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from planner.domain.serving import Sequences
 from planner.errors import InputError
 from profiler.budget import Budget
 from profiler.points import (
     Configuration,
+    InputFile,
     MeasureRequest,
     ModelFacts,
     closed_point,
@@ -47,7 +49,7 @@ def test_given_queue_delays_replace_the_models_own() -> None:
 
 
 def test_batches_smaller_than_a_request_are_left_out() -> None:
-    assert {size for _, size, _ in sizes(replace(REQUEST, request_batch_size=3), RANKER)} == {4}
+    assert {size for _, size, _ in sizes(replace(REQUEST, request_batch_sizes=(3,)), RANKER)} == {4}
 
 
 def test_closed_levels_keep_every_instance_busy_with_a_full_batch() -> None:
@@ -125,3 +127,56 @@ def test_a_budget_learns_what_a_point_costs() -> None:
     assert budget.has_room(5.0)
     assert not budget.has_room(5.5)
     assert Budget(None, lambda: now[0]).has_room(1e9)
+
+
+def test_each_model_gets_the_request_sizes_that_it_takes() -> None:
+    request = replace(REQUEST, instances=(1,), max_batch_sizes=(4,), request_batch_sizes=(1, 4, 8))
+    assert [(c.max_batch_size, c.request_batch_size) for c in configurations(request, RANKER)] == [(4, 1), (4, 4)]
+    stateful = replace(RANKER, is_stateful=True)
+    assert {c.request_batch_size for c in configurations(request, stateful)} == {1}
+    assert [point.concurrency for point in closed_points(request, Configuration(1, 4, 0, 4))] == [1, 2]
+    assert str(Configuration(1, 4, None, 4)) == "1 instance, max batch 4, requests of 4"
+
+
+def test_a_request_size_that_a_model_cannot_take_is_refused() -> None:
+    with pytest.raises(InputError, match="'ranker' takes no requests of 8 inferences: max_batch_size is 4"):
+        replace(REQUEST, request_batch_sizes=(8,))
+    with pytest.raises(InputError, match="'ranker' takes no requests of 2 inferences: it is stateful"):
+        replace(REQUEST, models=[replace(RANKER, is_stateful=True)], request_batch_sizes=(2,))
+
+
+def test_what_nobody_may_load_in_another_way_is_measured_as_it_is() -> None:
+    fixed = replace(RANKER, fixed=Configuration(3, 4, 50))
+    assert configurations(replace(REQUEST, request_batch_sizes=(1, 2)), fixed) == [
+        Configuration(3, 4, 50, 1),
+        Configuration(3, 4, 50, 2),
+    ]
+
+
+def test_what_is_sent_is_told_and_part_of_the_key() -> None:
+    stateful = replace(RANKER, is_stateful=True)
+    file = InputFile(Path("calls.json"), "0123456789abcdef", is_uniform=True)
+    plain = replace(REQUEST, models=[RANKER, stateful])
+    told = replace(plain, shapes={"ranker": {"x": (2, 3)}}, input_files={"ranker": file})
+    assert plain.requests_of(RANKER) == ""
+    assert plain.requests_of(stateful) == "sequences of 20"
+    assert told.requests_of(RANKER) == "x 2x3, calls.json 01234567"
+    assert told.requests_of(stateful) == "x 2x3, calls.json 01234567"
+    with_length = replace(told, sequences={"ranker": Sequences(5, 2)})
+    assert with_length.requests_of(stateful).endswith(", sequences of 5, 2 live")
+    point, configuration = closed_point(1), Configuration(1, 4, 100)
+    asked = [(plain, RANKER), (told, RANKER), (plain, stateful), (with_length, stateful)]
+    assert len({point_key(request, model, configuration, point) for request, model in asked}) == 4
+    other = replace(told, input_files={"ranker": replace(file, digest="f")})
+    assert point_key(told, RANKER, configuration, point) != point_key(other, RANKER, configuration, point)
+
+
+def test_keys_of_older_stores_stay() -> None:
+    key = point_key(REQUEST, RANKER, Configuration(2, 4, 100), closed_point(8))
+    assert key == "d6605dca4433506a1572b280878482cb"
+
+
+def test_an_ensemble_s_variant_names_its_members() -> None:
+    members = (replace(RANKER, name="a"), replace(RANKER, name="b"))
+    whole = replace(RANKER, backend="ensemble", members=members)
+    assert whole.variant(Configuration(2, 4, None)) == "a 2, b 2"

@@ -20,7 +20,8 @@ from planner.store.database import DatabaseStore, open_store
 from planner.store.schema import measurement as table
 from planner.store.schema import store_version
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "profiles-v1.sqlite"
+OLD = {version: Path(__file__).parents[1] / "golden" / f"profiles-v{version}.sqlite" for version in (1, 2)}
+GOLDEN = OLD[1]
 
 ROW = ProfileRow(
     model="m", device="L4", gpus=2, backend="b", instances=3, max_batch_size=8, queue_delay_us=100, load=LoadMode.OPEN,
@@ -28,6 +29,7 @@ ROW = ProfileRow(
     latency_p90_ms=1.2, latency_p95_ms=1.3, latency_p99_ms=1.4, memory_bytes=2**40, memory_cold_bytes=5, busy=0.5,
     power_watts=70.5, executed_batch_mean=1.7, stable=False, failed=2, load_generator="builtin",
     model_digest="sha256:a", source="published: x", variant="add 1, sub 2",
+    requests="x 3x5, sequences of 4",
 )  # fmt: skip
 
 
@@ -130,9 +132,10 @@ def test_version_1_is_still_read(tmp_path: Path) -> None:
     )
 
 
-def test_version_1_becomes_version_2_when_it_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", OLD)
+def test_an_old_version_becomes_the_newest_when_it_is_written(tmp_path: Path, version: int) -> None:
     copy = tmp_path / "old.db"
-    shutil.copy(GOLDEN, copy)
+    shutil.copy(OLD[version], copy)
     before = open_store(str(copy), must_exist=True).rows()
     store = open_store(str(copy))
     store.add([measured("a")])
@@ -140,15 +143,17 @@ def test_version_1_becomes_version_2_when_it_is_written(tmp_path: Path) -> None:
     assert again.rows() == sorted([*before, ROW], key=lambda row: row.model)
     assert again.get("a") == measured("a")
     with engine_of(again).connect() as connection:
-        assert connection.scalars(select(store_version.c.schema_version)).all() == [2]
+        assert connection.scalars(select(store_version.c.schema_version)).all() == [3]
 
 
-def test_version_1_stays_when_it_is_only_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", OLD)
+def test_an_old_version_stays_when_it_is_only_read(tmp_path: Path, version: int) -> None:
     copy = tmp_path / "old.db"
-    shutil.copy(GOLDEN, copy)
+    shutil.copy(OLD[version], copy)
     before = copy.read_bytes()
     store = open_store(f"sqlite:///{copy}", must_exist=True)
-    assert {row.variant for row in store.rows()} == {""}
+    assert {row.variant for row in store.rows()} == ({""} if version == 1 else {"", "add 1, sub 2"})
+    assert {row.requests for row in store.rows()} == {""}
     assert [m.failure for m in store.measurements(model="ranker")].count("out of memory") == 1
     store.close()
     assert copy.read_bytes() == before
@@ -266,7 +271,7 @@ def test_a_foreign_database_is_left_alone(path: Path) -> None:
 def test_an_unknown_version(store: ProfileStore, path: Path) -> None:
     with engine_of(store).begin() as connection:
         connection.execute(insert(store_version).values(schema_version=7))
-    with pytest.raises(InputError, match="schema_version 7 is unknown; this version reads 1 to 2"):
+    with pytest.raises(InputError, match="schema_version 7 is unknown; this version reads 1 to 3"):
         open_store(f"sqlite:///{path}")
 
 
