@@ -9,7 +9,7 @@ from math import ceil
 
 from planner.domain.latency import CurvePoint, largest_stretch, tolerance
 from planner.domain.problem import DeviceKind, LatencyBasis, Model, Option, Settings
-from planner.domain.profile import ProfileRow, by_configuration
+from planner.domain.profile import ProfileRow, Source, by_configuration
 from planner.domain.serving import LoadMode
 from planner.domain.statistics import samples_needed
 from planner.domain.units import PPM, busy_ppm, capacity_mrps, exact, format_bytes, latency_us
@@ -95,6 +95,8 @@ def _options_of(
         return
     if first.variant:
         text = f"measured as a whole ({first.variant}); this version plans with models, not with ensembles"
+        if "=" in first.variant:
+            text = f"measured with {first.variant}: to plan with it, write it into config.pbtxt and measure again"
         refusals.append(Refusal("variant", 0, text))
         return
     memory = _replica_memory(configuration, kind)
@@ -136,6 +138,9 @@ def _measured_points(
         if known:
             return known, basis
         if rows:
+            if all(row.is_fitted for row in rows):
+                refusals.append(Refusal("fitted", 0, "its rate is fitted, and latency percentiles never are"))
+                continue
             count = samples_needed(model.percentile)
             text = f"its p{model.percentile} is not known: that takes {count:,} requests in one window"
             refusals.append(Refusal("percentile", 0, text))
@@ -206,8 +211,7 @@ def _replica_memory(configuration: Configuration, kind: DeviceKind) -> int:
 
 def _source(configuration: Configuration) -> str:
     """The least certain source among the points: an estimate anywhere makes the option an estimate."""
-    order = ("estimated", "published", "imported", "measured")
-    return min((row.source for row in configuration.rows), key=lambda source: order.index(source.split(":")[0]))
+    return Source.weakest(row.source for row in configuration.rows)
 
 
 def _busy_by_period(configuration: Configuration, model: Model, rate_mrps: int) -> tuple[int, ...]:

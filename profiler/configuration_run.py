@@ -11,8 +11,8 @@ from planner.domain.profile import Measurement, ProfileRow
 from planner.domain.serving import LoadMode, LoadSpec, Server
 from planner.errors import LoadError, ServerError, TritonExited
 from profiler.points import Configuration, LoadPoint, MeasureRequest, ModelFacts
+from profiler.repeated import Repeated
 from profiler.running import RunningModels, Tools
-from profiler.triton_statistics import statistics_delta
 from profiler.window import Window
 
 _WARMUP_S = {LoadMode.CLOSED: 0.5, LoadMode.OPEN: 1.0}
@@ -97,12 +97,13 @@ class ConfigurationRun:
             shapes=self._request.shapes.get(self.model.name, {}),
         )
 
-    def window(self, point: LoadPoint, seconds: float) -> Window:
-        """Put the load on the server, for a counted window of `seconds`."""
+    def window(self, point: LoadPoint, seconds: float, number: int = 0) -> Window:
+        """Put the load on the server, for a counted window of `seconds`; its `number` gives it arrivals of its own."""
         running = self.start()
         load = self._tools.load_generator
         before = _statistics(running.server, self.model.name)
         spec = self._spec(point.mode, seconds, concurrency=point.concurrency, rate_rps=point.rate_rps)
+        spec = replace(spec, seed=self._request.seed + number)
         try:
             [result] = load.run(running.server, [spec])
         except (ServerError, LoadError):
@@ -112,16 +113,17 @@ class ConfigurationRun:
         after = _statistics(running.server, self.model.name)
         times = result.window
         usage = running.sampler.busiest(seconds) if times is None else running.sampler.window(*times)
-        return Window(point, result, usage, running.peak_bytes(), statistics_delta(before, after))
+        return Window(point, result, usage, running.peak_bytes(), before, after)
 
-    def measurement(self, key: str, window: Window, measured_at: str) -> Measurement:
+    def measurement(self, key: str, repeated: Repeated, measured_at: str) -> Measurement:
+        window = repeated.together
         return Measurement(
             key=key,
             row=window.fill(
                 self._row(window.point), paid_once_bytes=self._paid_once_bytes, cold_bytes=self._cold_bytes
             ),
             samples=window.samples(),
-            statistics={**window.statistics, **window.remarks()},
+            statistics={**window.statistics, **repeated.remarks()},
             environment=self._request.environment,
             measured_at=measured_at,
         )
@@ -143,6 +145,7 @@ class ConfigurationRun:
             instances=self.configuration.instances,
             max_batch_size=self.configuration.max_batch_size,
             queue_delay_us=self.configuration.queue_delay_us,
+            variant=self.configuration.variant,
             load=point.mode,
             request_batch_size=self._request.request_batch_size,
             concurrency=point.concurrency,

@@ -7,13 +7,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from planner.domain.serving import LoadMode
 from planner.errors import InputError
+from profiler.constraints import Constraints
+from profiler.precision import Precision
 
 LOAD_FRACTIONS = (0.2, 0.4, 0.6, 0.8)
 RATE_MULTIPLES = (1.0, 2.0, 3.0)
 LARGEST_SHARE_OF_CAPACITY = 0.9
+
+_DOUBLINGS_MAX = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +38,18 @@ class Configuration:
     instances: int
     max_batch_size: int
     queue_delay_us: int | None
+    overrides: tuple[tuple[str, str], ...] = ()
+    """Further fields of config.pbtxt: their dotted path, and their value as JSON."""
 
     def __str__(self) -> str:
         text = f"{self.instances} instance{'s' if self.instances > 1 else ''}, max batch {self.max_batch_size}"
-        return text if self.queue_delay_us is None else f"{text}, queue delay {self.queue_delay_us} us"
+        delay = [] if self.queue_delay_us is None else [f"queue delay {self.queue_delay_us} us"]
+        return ", ".join([text, *delay, *([self.variant] if self.overrides else [])])
+
+    @property
+    def variant(self) -> str:
+        """As a profile row names it; empty where nothing is overridden."""
+        return ", ".join(f"{path}={value}" for path, value in self.overrides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,9 @@ class MeasureRequest:
     `queue_delays_us` None keeps each model's own. A model in `planned_rps` (requests per second, headroom
     included) is loaded with multiples of that rate, others with fractions of their measured capacity.
     `concurrency` None: the search chooses how many requests a closed loop keeps outstanding.
+    `search`: grid measures every configuration, auto those that a plan may need. `manual` gives the configurations
+    of a model instead, all of which are measured. `constraints` say per model what no plan would use.
+    `precision` says how closely every point is to be known.
     `percentiles` says per model which latency percentile its windows must support (default 99). `shapes`
     gives per model and input the dimensions that a configuration leaves open. `environment` is stored with
     every point.
@@ -68,6 +84,10 @@ class MeasureRequest:
     instances: Sequence[int] = (1, 2)
     max_batch_sizes: Sequence[int] = (1, 2, 4, 8)
     queue_delays_us: Sequence[int | None] | None = None
+    search: Literal["auto", "grid"] = "grid"
+    manual: Mapping[str, Sequence[Configuration]] = field(default_factory=dict)
+    constraints: Mapping[str, Constraints] = field(default_factory=dict)
+    precision: Precision = field(default_factory=Precision)
     concurrency: Sequence[int] | None = None
     load_fractions: Sequence[float] = LOAD_FRACTIONS
     planned_rps: Mapping[str, float] = field(default_factory=dict)
@@ -85,6 +105,10 @@ class MeasureRequest:
     def __post_init__(self) -> None:
         if not 0 < self.min_window_s <= self.max_window_s:
             raise InputError(f"windows from {self.min_window_s} to {self.max_window_s} s are no range")
+        unknown = sorted({*self.manual, *self.constraints} - {model.name for model in self.models})
+        if unknown:
+            known = ", ".join(model.name for model in self.models)
+            raise InputError(f"{unknown[0]!r} is not among the models {known}")
         for model in self.models:
             if model.backend == "ensemble":
                 raise InputError(f"{model.name!r} is an ensemble", hint="measure its members")
@@ -136,8 +160,25 @@ def closed_points(request: MeasureRequest, configuration: Configuration) -> list
     """
     if request.concurrency is not None:
         return [closed_point(concurrency) for concurrency in sorted(set(request.concurrency))]
-    enough = 2 * configuration.instances * max(1, configuration.max_batch_size)
-    return [closed_point(1), closed_point(enough)]
+    return [closed_point(1), closed_point(_enough(configuration))]
+
+
+def closed_ladder(request: MeasureRequest, configuration: Configuration) -> tuple[list[LoadPoint], list[LoadPoint]]:
+    """`closed_points`, and what comes after them while it pays: nothing after the request's own."""
+    points = closed_points(request, configuration)
+    most = points[-1].concurrency or 1
+    doublings = 0 if request.concurrency is not None else _DOUBLINGS_MAX
+    return points, [closed_point(most << doubling) for doubling in range(1, doublings + 1)]
+
+
+def saturating_points(request: MeasureRequest, configuration: Configuration) -> list[LoadPoint]:
+    """The least of `closed_points` that should show the capacity, and those above it."""
+    points = closed_points(request, configuration)
+    return [point for point in points if (point.concurrency or 1) >= _enough(configuration)] or points[-1:]
+
+
+def _enough(configuration: Configuration) -> int:
+    return 2 * configuration.instances * max(1, configuration.max_batch_size)
 
 
 def closed_point(concurrency: int) -> LoadPoint:
@@ -175,6 +216,7 @@ def point_key(request: MeasureRequest, model: ModelFacts, configuration: Configu
         configuration.max_batch_size,
         configuration.queue_delay_us,
         request.request_batch_size,
+        *(list(override) for override in configuration.overrides),
         sorted((name, list(shape)) for name, shape in request.shapes.get(model.name, {}).items()),
         point.mode.value,
         point.name,
