@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from planner.domain.profile import ProfileRow
 from planner.domain.serving import LoadGenerator
@@ -19,6 +19,8 @@ from planner.inputs.workload import read_workload
 from planner.inputs.yaml_file import nearest
 from planner.store.database import open_store
 from planner.workflow.devices import MeasuredDevice, measured_device
+from planner.workflow.manual import listed_configurations, overridden
+from profiler.constraints import Constraints
 from profiler.environment import environment
 from profiler.load.builtin import BuiltinLoadGenerator
 from profiler.load.perf_analyzer import PerfAnalyzerLoadGenerator
@@ -26,6 +28,7 @@ from profiler.load.perf_analyzer_binary import find_perf_analyzer
 from profiler.load.preferred import PreferredLoadGenerator
 from profiler.measure import MeasureReporter, MeasureSummary, measure
 from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
+from profiler.precision import Precision
 from profiler.running import Tools
 from profiler.server.find import TritonInstallation, find_triton
 from profiler.server.local import LocalTriton
@@ -38,9 +41,9 @@ DEFAULT_FLEET = Path("fleet.yaml")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRequest:
     """What the user asked for. `models` empty: those of the configuration, else all. `config`, `workload`
-    None: the usual file where there is one. `budget_s` None: the configuration's. `cores` empty: the first ones of
-    a CPU device, all for a GPU's server. `exclusive`: nobody else may be on the GPU. `load_generator`: perf_analyzer,
-    builtin, or auto for the first where it runs and the other one elsewhere.
+    None: the usual file where there is one. `budget_s`, `search` None: the configuration's; without one the search is
+    auto. `cores` empty: the first ones of a CPU device, all for a GPU's server. `exclusive`: nobody else may be on
+    the GPU. `load_generator`: perf_analyzer, builtin, or auto for the first where it runs and the other one elsewhere.
     """
 
     model_repository: Path
@@ -48,6 +51,7 @@ class SweepRequest:
     device: str = "cpu-1"
     exclusive: bool = False
     cores: tuple[int, ...] = ()
+    search: Literal["auto", "grid"] | None = None
     config: Path | None = None
     workload: Path | None = None
     budget_s: float | None = None
@@ -89,6 +93,9 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
                 **environment(server_version=version, server_cores=target.share.device),
                 **target.device.facts(),
             },
+            search=asked.search or config.search or "auto",
+            manual=_manual(config, models, asked),
+            constraints=_constraints(config, models, workload, asked),
             **_sweep(config, workload),
         )
         tools = Tools(server.start, load_generator, partial(_write_repository, target), target.device)
@@ -208,9 +215,46 @@ def _sweep(config: MeasureConfig, workload: Workload | None) -> dict[str, Any]:
         "percentiles": {} if workload is None else {model.name: model.percentile for model in workload.models},
         "shapes": config.shapes,
         "request_batch_size": config.request_batch_size,
+        "precision": Precision(rate=config.rate_within, latency=config.latency_within, max_windows=config.max_windows),
         "min_window_s": config.min_window_s,
         "max_window_s": config.max_window_s,
     }
+
+
+def _manual(
+    config: MeasureConfig, models: Sequence[ModelFacts], asked: SweepRequest
+) -> Mapping[str, Sequence[Configuration]]:
+    where = str(asked.config or DEFAULT_CONFIG)
+    _require_there(config.manual, f"{where}: manual", asked.model_repository)
+    return {
+        model.name: listed_configurations(model, config.manual[model.name], f"{where}: manual.{model.name}")
+        for model in models
+        if model.name in config.manual
+    }
+
+
+def _constraints(
+    config: MeasureConfig, models: Sequence[ModelFacts], workload: Workload | None, asked: SweepRequest
+) -> Mapping[str, Constraints]:
+    """The file's; where it has no latency bound, auto takes the workload's: no plan uses what is slower."""
+    where = f"{asked.config or DEFAULT_CONFIG}: constraints.models"
+    _require_there(config.constraints, where, asked.model_repository)
+    found = {m.name: Constraints(**asdict(config.constraints.get(m.name, config.constraint))) for m in models}
+    if (asked.search or config.search) != "grid":
+        for demand in workload.models if workload is not None else ():
+            own = found.get(demand.name)
+            if own is not None and own.latency_ms is None:
+                bound_ms = demand.latency_bound_ms
+                found[demand.name] = replace(own, percentile=demand.percentile, latency_ms=bound_ms)
+    return found
+
+
+def _require_there(names: Iterable[str], where: str, repository: Path) -> None:
+    for name in names:
+        if not (repository / name / config_pbtxt.CONFIG_NAME).is_file():
+            there = sorted(path.parent.name for path in repository.glob(f"*/{config_pbtxt.CONFIG_NAME}"))
+            close = nearest(name, there, count=3) or there[:10]
+            raise NotFoundError(f"{where}: {name!r} is not in {repository}; there are {', '.join(close)}")
 
 
 def _planned_rps(workload: Workload) -> Mapping[str, float]:
@@ -229,4 +273,4 @@ def _write_repository(measured: MeasuredDevice, model: ModelFacts, configuration
         kind="KIND_GPU" if measured.gpu_uuid else "KIND_CPU",
         gpus=(0,) if measured.gpu_uuid else (),
     )
-    config_pbtxt.write_model(model.path, target / model.name, config)
+    config_pbtxt.write_model(model.path, target / model.name, overridden(config, configuration))

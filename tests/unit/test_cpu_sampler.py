@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from profiler.devices.cpu import ProcessTree, ProcessTreeSampler
+from profiler.devices.neighbours import Neighbours
 
 MIB = 1024 * 1024
 
@@ -150,3 +151,55 @@ def test_sampling_costs_little() -> None:
     ):
         time.sleep(1.0)
     assert 0 < sampler.own_cpu_s < 0.15
+
+
+SPIN = """
+import os, time
+os.sched_setaffinity(0, {{{core}}})
+print("ready", flush=True)
+while True:
+    pass
+"""
+
+
+def test_a_process_on_the_same_core_is_noticed_and_named() -> None:
+    core = min(os.sched_getaffinity(0))
+    idle = "import time; print('ready', flush=True); time.sleep(60)"
+    with (
+        python(idle) as server,
+        python(SPIN.format(core=core)) as neighbour,
+        ProcessTreeSampler(server.pid, 1, hz=20, neighbours=Neighbours(frozenset({core}))) as sampler,
+    ):
+        start = sampler.sample()
+        time.sleep(2.5)
+        usage = sampler.window(start, sampler.sample())
+    assert usage.others_busy is not None
+    assert usage.others_busy > 0.2  # whatever else may be on that core, the two share it
+    assert any(name.endswith(f"(pid {neighbour.pid})") for name in usage.neighbours)
+    assert usage.warnings()[0].startswith("other processes ran on the device's cores: ")
+    cpu = usage.remarks()["cpu"]
+    assert isinstance(cpu, dict)
+    assert cpu["others_busy"] == usage.others_busy
+
+
+def test_the_tree_itself_is_no_neighbour() -> None:
+    core = min(os.sched_getaffinity(0))
+    with (
+        python(SPIN.format(core=core)) as server,
+        ProcessTreeSampler(server.pid, 1, hz=20, neighbours=Neighbours(frozenset({core}))) as sampler,
+    ):
+        start = sampler.sample()
+        time.sleep(2.5)
+        usage = sampler.window(start, sampler.sample())
+    assert usage.others_busy is not None
+    # what is not the tree's is somebody else's, up to the kernel's ticks
+    assert usage.busy + usage.others_busy <= 1.1
+    assert not any(name.endswith(f"(pid {server.pid})") for name in usage.neighbours)
+
+
+def test_without_known_cores_nothing_is_said_of_others() -> None:
+    with python("import time; print('ready', flush=True); time.sleep(60)") as server:
+        with ProcessTreeSampler(server.pid, 1) as sampler:
+            sampler.sample()
+        assert sampler.window().others_busy is None
+        assert sampler.window().remarks() == {}

@@ -41,9 +41,9 @@ def simulated(
     return seen
 
 
-def searched(device: Device, constraints: Constraints = Constraints(), grid: list[Configuration] = GRID) -> Thrifty:
-    """A search to its end; what it asked for is in `asked`, what its open loop is needed of in `opened`."""
-    search = Thrifty(grid, constraints, 1)
+def searched(device: Device, constraints: Constraints | None = None, grid: list[Configuration] = GRID) -> Thrifty:
+    """A search to its end."""
+    search = Thrifty(grid, constraints or Constraints(), 1)
     while (configuration := search.next()) is not None:
         assert configuration not in asked_of(search), "asked for twice"
         search.record(device(configuration))
