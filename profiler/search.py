@@ -20,8 +20,8 @@ class Seen:
     was no time for it.
 
     `busy` is the share of the device's time at that rate, `noise` half the rate's 95 % interval as a share of it.
-    `client_bound`: the load generator set the rate. `lone_ms` is the mean latency of one request at a time, where
-    that was measured.
+    `client_bound`: the load generator set the rate. `disturbed`: others took a good part of the device's time.
+    `lone_ms` is the mean latency of one request at a time, where that was measured.
     """
 
     configuration: Configuration
@@ -31,6 +31,7 @@ class Seen:
     busy: float | None = None
     noise: float = 0.0
     client_bound: bool = False
+    disturbed: bool = False
     lone_ms: float | None = None
 
 

@@ -14,6 +14,7 @@ from profiler.search import Fitted, Seen
 
 _COMPUTE = ("compute_input_ms", "compute_infer_ms", "compute_output_ms")
 _WAITING_SHARE = 0.25
+_DISTURBED_SHARE = 0.1
 
 
 def seen(configuration: Configuration, closed: Sequence[Measurement]) -> Seen:
@@ -29,6 +30,7 @@ def seen(configuration: Configuration, closed: Sequence[Measurement]) -> Seen:
         busy=best.row.busy,
         noise=spread(_interval(best.statistics), best.row.rate_rps) or 0.0,
         client_bound=best.statistics.get("client_bound") is True,
+        disturbed=_is_disturbed(best.statistics),
         lone_ms=None if lone is None else lone.latency_mean_ms,
     )
 
@@ -82,6 +84,13 @@ def fitted_measurement(request: MeasureRequest, model: ModelFacts, fitted: Fitte
         },
         environment=request.environment,
         measured_at=made_at,
+    )
+
+
+def _is_disturbed(statistics: Mapping[str, Any]) -> bool:
+    cpu, gpu = statistics.get("cpu") or {}, statistics.get("gpu") or {}
+    return (cpu.get("others_busy") or 0.0) + (cpu.get("stolen") or 0.0) > _DISTURBED_SHARE or bool(
+        gpu.get("other_processes")
     )
 
 

@@ -285,8 +285,8 @@ class _Laws:
 
 
 def _laws(known: Sequence[Seen], batch_per_request: int) -> _Laws:
-    # where the load generator was the limit, the rate says nothing of the server
-    known = [s for s in known if not s.client_bound]
+    # where the load generator was the limit, or others were busy on the device, the rate says nothing of the server
+    known = [s for s in known if not s.client_bound and not s.disturbed]
     places = [_place(s.configuration, batch_per_request) for s in known]
     seconds = [place[1] / (s.inferences_per_s or 1.0) for place, s in zip(places, known, strict=True)]
     used = [(place, s.busy * t) for place, s, t in zip(places, known, seconds, strict=True) if s.busy]

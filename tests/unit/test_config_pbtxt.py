@@ -194,7 +194,13 @@ def test_a_written_model_links_its_versions_and_reads_back(tmp_path: Path) -> No
     assert config_pbtxt.read_config(target / "config.pbtxt") == changed
 
 
-OVERRIDDEN = 'name: "m"\nbackend: "python"\nmax_batch_size: 8\ndynamic_batching { }\nparameters { key: "a" value { string_value: "1" } }\n'
+OVERRIDDEN = """
+name: "m"
+backend: "python"
+max_batch_size: 8
+dynamic_batching { }
+parameters { key: "a" value { string_value: "1" } }
+"""
 
 
 def overridden(path: str, value: object) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -158,6 +159,16 @@ def test_a_client_that_is_too_slow_hides_what_more_instances_bring_and_no_law_re
     search = searched(device)
     assert not search.fitted()
     assert {c.instances for c in asked_of(search)} == {1, 2}
+
+
+def test_no_law_rests_on_what_others_disturbed() -> None:
+    calm = simulated()
+    search = searched(lambda c: replace(calm(c), disturbed=c.max_batch_size == 4))
+    # the middle batch puts the law to a test: disturbed, it does not, and another one has to
+    assert {(c.instances, c.max_batch_size) for c in asked_of(search)} >= {(1, 4), (1, 16), (1, 1)}
+    assert len(asked_of(search)) > 5
+    search = searched(lambda c: replace(calm(c), disturbed=True))
+    assert not search.fitted()
 
 
 def test_a_largest_batch_that_does_not_work_takes_none_of_the_others_with_it() -> None:
