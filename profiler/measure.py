@@ -30,6 +30,7 @@ from profiler.points import (
     ModelFacts,
     closed_ladder,
     configurations,
+    midway,
     open_points,
     overhead_key,
     point_key,
@@ -44,6 +45,7 @@ from profiler.thrifty import Thrifty
 _CLOSED_SAMPLES = 200
 _CLOSED_WINDOW_MAX_S = 10.0
 _GROWTH_WORTH_MORE = 1.05
+_BISECTIONS = 2
 _FAILURES_PER_CONFIGURATION = 2
 
 
@@ -248,17 +250,38 @@ class _Sweep:
                 break
 
     def _open_loop(self, run: ConfigurationRun, search: Search, capacity_rps: float) -> None:
-        """Growing rates, up to where the latency bound is missed."""
+        """Growing rates, up to where the latency bound is missed. A thrifty search then looks for the rate that keeps
+        it: between the last two, or below the first.
+        """
         points = open_points(self._request, run.model.name, capacity_rps)
+        kept: LoadPoint | None = None
         for place, point in enumerate(points, start=1):
-            measurement = self._point(run, point)
-            why = None if measurement is None else self._constraints(run.model).on_latency(measurement.row)
-            if why is None and measurement is not None and search.is_thrifty and measurement.statistics["overloaded"]:
-                why = "more than it can serve"
+            why = self._missed(run, search, point)
             if why is not None:
                 rest = [_label(run, left.name) for left in points[place:]]
                 self.summary.pruned.extend(f"{label}: {point.name} has {why}" for label in rest)
+                if search.is_thrifty:
+                    self._bisect(run, search, kept, point)
                 break
+            kept = point
+
+    def _bisect(self, run: ConfigurationRun, search: Search, kept: LoadPoint | None, missed: LoadPoint) -> None:
+        for _ in range(_BISECTIONS):
+            middle = midway(kept, missed)
+            if self._missed(run, search, middle) is None:
+                kept = middle
+            else:
+                missed = middle
+
+    def _missed(self, run: ConfigurationRun, search: Search, point: LoadPoint) -> str | None:
+        """Why a higher rate need not be tried; None where it may do."""
+        measurement = self._point(run, point)
+        if measurement is None:
+            return None
+        why = self._constraints(run.model).on_latency(measurement.row)
+        if why is None and search.is_thrifty and measurement.statistics.get("overloaded"):
+            return "more than it can serve"
+        return why
 
     def _point(self, run: ConfigurationRun, point: LoadPoint, best_rps: float = 0.0) -> Measurement | None:
         """The point, measured or from the store; None where it failed."""

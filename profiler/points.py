@@ -203,6 +203,14 @@ def open_points(request: MeasureRequest, model: str, capacity_rps: float) -> lis
     return sorted(first_of_rate.values(), key=lambda point: point.rate_rps or 0.0)
 
 
+def midway(low: LoadPoint | None, high: LoadPoint) -> LoadPoint:
+    """An open-loop rate between two, or half of the one; named by both, as they are by how they were chosen."""
+    if low is None:
+        return _open_point(f"half of {high.name}", (high.rate_rps or 0.0) / 2)
+    rate_rps = ((low.rate_rps or 0.0) + (high.rate_rps or 0.0)) / 2
+    return _open_point(f"midway from {low.name} to {high.name}", rate_rps)
+
+
 def _open_point(name: str, rate_rps: float) -> LoadPoint:
     return LoadPoint(LoadMode.OPEN, name, rate_rps=rate_rps)
 

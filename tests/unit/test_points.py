@@ -11,12 +11,15 @@ from profiler.points import (
     Configuration,
     MeasureRequest,
     ModelFacts,
+    closed_ladder,
     closed_point,
     closed_points,
     configurations,
+    midway,
     model_digest,
     open_points,
     point_key,
+    saturating_points,
 )
 
 RANKER = ModelFacts(
@@ -77,6 +80,34 @@ def rates(request: MeasureRequest, capacity_rps: float) -> list[float]:
 def test_open_loop_rates(planned_rps: float | None, expected: list[float]) -> None:
     planned = {} if planned_rps is None else {"ranker": planned_rps}
     assert rates(replace(REQUEST, planned_rps=planned), 100.0) == expected
+
+
+def test_a_rate_between_two_is_named_by_how_they_were_chosen() -> None:
+    low, high = open_points(REQUEST, "ranker", 100.0)[:2]
+    middle = midway(low, high)
+    assert (middle.rate_rps, middle.name) == (30, "midway from 0.2 of capacity to 0.4 of capacity")
+    assert midway(None, low).rate_rps == 10
+    assert midway(None, midway(None, low)).name == "half of half of 0.2 of capacity"
+
+
+def test_closed_points_go_on_by_doubling_but_not_past_the_request_s_own() -> None:
+    sure, more = closed_ladder(REQUEST, Configuration(1, 4, 0))
+    assert [point.concurrency for point in (*sure, *more)] == [1, 8, 16, 32]
+    own = replace(REQUEST, concurrency=(1, 2, 4, 64))
+    assert closed_ladder(own, Configuration(1, 4, 0))[1] == []
+    assert [point.concurrency for point in saturating_points(own, Configuration(1, 4, 0))] == [64]
+    assert [point.concurrency for point in saturating_points(own, Configuration(4, 16, 0))] == [64]
+
+
+def test_further_fields_make_another_point_and_none_leave_keys_as_they_were() -> None:
+    one = point_key(REQUEST, RANKER, Configuration(1, 4, 100), closed_point(1))
+    assert one == point_key(REQUEST, RANKER, Configuration(1, 4, 100, ()), closed_point(1))
+    assert one != point_key(REQUEST, RANKER, Configuration(1, 4, 100, (("parameters.a", "1"),)), closed_point(1))
+
+
+def test_configurations_and_constraints_of_models_that_are_not_there_are_refused() -> None:
+    with pytest.raises(InputError, match="'other' is not among the models ranker"):
+        replace(REQUEST, manual={"other": ()})
 
 
 def test_a_key_tells_points_apart_but_not_measured_capacities() -> None:
