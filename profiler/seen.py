@@ -88,10 +88,13 @@ def fitted_measurement(request: MeasureRequest, model: ModelFacts, fitted: Fitte
 
 
 def _is_disturbed(statistics: Mapping[str, Any]) -> bool:
+    """CPU time on the server's cores, or time that a GPU ran kernels, which was not the server's."""
     cpu, gpu = statistics.get("cpu") or {}, statistics.get("gpu") or {}
-    return (cpu.get("others_busy") or 0.0) + (cpu.get("stolen") or 0.0) > _DISTURBED_SHARE or bool(
-        gpu.get("other_processes")
-    )
+    share = (cpu.get("others_busy") or 0.0) + (cpu.get("stolen") or 0.0)
+    if gpu.get("other_processes"):
+        whole, own = gpu.get("utilization"), gpu.get("busy")
+        share += max(0.0, whole - own) if whole is not None and own is not None else 0.0
+    return share > _DISTURBED_SHARE
 
 
 def _interval(statistics: Mapping[str, Any]) -> Interval:

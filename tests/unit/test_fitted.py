@@ -62,6 +62,11 @@ def test_what_a_closed_loop_showed() -> None:
     assert found.disturbed
     assert seen(CONFIGURATION, []).failed
     assert not seen(CONFIGURATION, [one]).disturbed
+    desktop = [{"pid": 7, "name": "Xorg"}]
+    idle = measured(380, 8, gpu={"other_processes": desktop, "utilization": 0.93, "busy": 0.9})
+    working = measured(380, 8, gpu={"other_processes": desktop, "utilization": 0.93, "busy": 0.5})
+    assert not seen(CONFIGURATION, [idle]).disturbed
+    assert seen(CONFIGURATION, [working]).disturbed
 
 
 @pytest.mark.parametrize(
