@@ -266,7 +266,8 @@ class _Sweep:
             kept = point
 
     def _bisect(self, run: ConfigurationRun, search: Search, kept: LoadPoint | None, missed: LoadPoint) -> None:
-        for _ in range(_BISECTIONS):
+        # lower rates need longer windows: below the first one, half of it has to do
+        for _ in range(1 if kept is None else _BISECTIONS):
             middle = midway(kept, missed)
             if self._missed(run, search, middle) is None:
                 kept = middle
