@@ -154,3 +154,24 @@ def test_measuring_replaces_it(project: Path) -> None:
     [row] = store.rows(model="ranker")
     store.close()
     assert (row.source, row.rate_rps) == ("measured", 380)
+
+
+def test_a_closed_loop_s_latency_does_not_speak_for_a_configuration_beside_those_with_open_traffic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second configuration looks better, but what it looks at is no open traffic."""
+    monkeypatch.chdir(tmp_path)
+    head = (
+        "model,device,instances,max_batch_size,load,concurrency,offered_rps,rate_rps,latency_p99_ms,memory_bytes,busy\n"
+    )
+    base = "@server,cpu-1,,,,,,,,30000000,\n"
+    opened = "ranker,cpu-1,1,4,open,,120,120,20,50000000,0.5\n"
+    closed = "ranker,cpu-1,2,4,closed,4,,200,5,60000000,0.4\n"
+    (tmp_path / "workload.yaml").write_text(
+        "schema_version: 1\nmodels: [{name: ranker, rate_rps: 100, latency_p99_ms: 50}]\n"
+    )
+    for rows, instances in ((opened + closed, 1), (closed, 2)):
+        (tmp_path / "p.csv").write_text(head + base + rows)
+        assert run(["solve", "--gpus", "1xcpu-1", "--solver", "greedy", "--profiles", "p.csv"]) == 0
+        [replica] = json.loads((tmp_path / "plan" / "plan.json").read_text())["replicas"]
+        assert replica["instances"] == instances
