@@ -207,7 +207,7 @@ def _kind(
         memory_bytes=usable,
         server_base_bytes=base if base is not None else choice.server_base_bytes or 0,
         utilization_ppm=limit_ppm(choice.settings.utilization),
-        overhead_source=_weakest(row.source for row in overhead_rows),
+        overhead_source=Source.weakest(row.source for row in overhead_rows),
         backend_overhead_bytes={
             name.removeprefix(BACKEND_ROW_PREFIX): _overhead(rows, gpu_type.name, name) or 0 for name in backends
         },
@@ -252,11 +252,6 @@ def _require_server_base(
             )
 
 
-def _weakest(sources: Iterable[str]) -> str:
-    order = [Source.ESTIMATED, Source.PUBLISHED, Source.IMPORTED, Source.MEASURED]
-    return min(sources, key=lambda source: order.index(Source(source.split(":")[0])), default=Source.MEASURED)
-
-
 def _requests_notes(rows: Sequence[ProfileRow], workload: Workload) -> list[str]:
     notes = []
     for demand in workload.models:
@@ -284,7 +279,7 @@ def basis_notes(problem: Problem, used: Iterable[Option]) -> list[str]:
     """What the plan rests on, in sentences: estimates, closed-loop latency, no calibration."""
     options = list(used)
     notes = []
-    for source in (Source.ESTIMATED, Source.PUBLISHED, Source.IMPORTED):
+    for source in (Source.ESTIMATED, Source.FITTED, Source.PUBLISHED, Source.IMPORTED):
         count = sum(1 for o in options if o.source.split(":")[0] == source)
         if count:
             notes.append(f"{_of_replicas(count, len(options))} on {source} profiles")

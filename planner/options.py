@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 
 from planner.domain.latency import CurvePoint, largest_stretch, tolerance
 from planner.domain.problem import DeviceKind, LatencyBasis, Model, Option, Settings
-from planner.domain.profile import ProfileRow, by_configuration
+from planner.domain.profile import ProfileRow, Source, by_configuration
 from planner.domain.serving import LoadMode
 from planner.domain.statistics import samples_needed
 from planner.domain.units import PPM, busy_ppm, capacity_mrps, exact, format_bytes, latency_us
@@ -48,6 +48,9 @@ class Configuration:
                 rows = [row for row in rows if row.concurrency is None or row.concurrency <= most]
         return sorted(rows, key=lambda row: row.rate_rps or 0.0)
 
+    def has_open_percentile(self, percentile: int) -> bool:
+        return any(row.percentile_ms(percentile) is not None for row in self.usable(LoadMode.OPEN))
+
     def saturated_rps(self) -> float:
         return max((row.rate_rps or 0.0 for row in self.rows if not row.failed), default=0.0)
 
@@ -77,10 +80,17 @@ def _nearest(refusals: Iterable[Refusal]) -> list[str]:
 def model_options(
     rows: Iterable[ProfileRow], model: Model, kind: DeviceKind, settings: Settings
 ) -> tuple[list[Option], list[str]]:
-    """Options that no other one beats in every number, and the reasons why configurations gave none."""
+    """Options that no other one beats in every number, and the reasons why configurations gave none.
+
+    A search puts open traffic on the configurations that are worth it: next to these, a closed loop's latency, which
+    always looks better, would speak for the ones that are not.
+    """
     found: list[Option] = []
     refusals: list[Refusal] = []
-    for configuration in configurations(rows):
+    known = configurations(rows)
+    if model.latency_bound_us is not None and any(one.has_open_percentile(model.percentile) for one in known):
+        settings = replace(settings, require_open_loop=True)
+    for configuration in known:
         options = list(_options_of(configuration, model, kind, settings, refusals))
         found.extend(options)
     return _undominated(found), _nearest(refusals)
@@ -96,6 +106,8 @@ def _options_of(
         return
     if first.variant:
         text = f"measured as a whole ({first.variant}); this version plans with models, not with ensembles"
+        if "=" in first.variant:
+            text = f"measured with {first.variant}: to plan with it, write it into config.pbtxt and measure again"
         refusals.append(Refusal("variant", 0, text))
         return
     memory = _replica_memory(configuration, kind)
@@ -125,7 +137,7 @@ def _measured_points(
             known = [(row.rate_rps or 0.0, 0) for row in rows]
             basis = LatencyBasis.NONE
         elif mode is LoadMode.CLOSED and settings.require_open_loop:
-            refusals.append(Refusal("closed", 0, "measured in closed loop only, and open-loop points are required"))
+            refusals.append(Refusal("closed", 0, "measured in closed loop only, where open-loop points are to be had"))
             continue
         else:
             known = [
@@ -137,6 +149,9 @@ def _measured_points(
         if known:
             return known, basis
         if rows:
+            if all(row.is_fitted for row in rows):
+                refusals.append(Refusal("fitted", 0, "its rate is fitted, and latency percentiles never are"))
+                continue
             count = samples_needed(model.percentile)
             text = f"its p{model.percentile} is not known: that takes {count:,} requests in one window"
             refusals.append(Refusal("percentile", 0, text))
@@ -212,8 +227,7 @@ def _replica_memory(configuration: Configuration, kind: DeviceKind) -> int:
 
 def _source(configuration: Configuration) -> str:
     """The least certain source among the points: an estimate anywhere makes the option an estimate."""
-    order = ("estimated", "published", "imported", "measured")
-    return min((row.source for row in configuration.rows), key=lambda source: order.index(source.split(":")[0]))
+    return Source.weakest(row.source for row in configuration.rows)
 
 
 def _busy_by_period(configuration: Configuration, model: Model, rate_mrps: int) -> tuple[int, ...]:

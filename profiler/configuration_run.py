@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -11,9 +10,9 @@ from planner.domain.profile import Measurement, ProfileRow
 from planner.domain.serving import LoadMode, LoadSpec, Sequences, Server
 from planner.errors import LoadError, ServerError, TritonExited
 from profiler.points import Configuration, LoadPoint, MeasureRequest, ModelFacts
+from profiler.repeated import Repeated
 from profiler.running import RunningModels, Tools
-from profiler.triton_statistics import statistics_delta
-from profiler.window import Window
+from profiler.window import Reading, Window
 
 _WARMUP_S = {LoadMode.CLOSED: 0.5, LoadMode.OPEN: 1.0}
 _HOT_S = 1.5
@@ -102,12 +101,13 @@ class ConfigurationRun:
             sequences=self._request.sequences.get(self.model.name, Sequences()),
         )
 
-    def window(self, point: LoadPoint, seconds: float) -> Window:
-        """Put the load on the server, for a counted window of `seconds`."""
+    def window(self, point: LoadPoint, seconds: float, number: int = 0) -> Window:
+        """Put the load on the server, for a counted window of `seconds`; its `number` gives it arrivals of its own."""
         running = self.start()
         load = self._tools.load_generator
         before = self._statistics(running.server)
         spec = self._spec(point.mode, seconds, concurrency=point.concurrency, rate_rps=point.rate_rps)
+        spec = replace(spec, seed=self._request.seed + number)
         try:
             [result] = load.run(running.server, [spec])
         except (ServerError, LoadError):
@@ -117,24 +117,23 @@ class ConfigurationRun:
         after = self._statistics(running.server)
         times = result.window
         usage = running.sampler.busiest(seconds) if times is None else running.sampler.window(*times)
-        deltas = {name: statistics_delta(before[name], after[name]) for name in before}
-        statistics = deltas.pop(self.model.name)
-        if deltas:
-            statistics["members"] = deltas
-        return Window(point, result, usage, running.peak_bytes(), statistics)
+        own = self.model.name
+        members = {name: (before[name], after[name]) for name in before if name != own}
+        return Window(point, result, usage, running.peak_bytes(), before[own], after[own], members)
 
-    def _statistics(self, server: Server) -> dict[str, Mapping[str, object] | ServerError]:
+    def _statistics(self, server: Server) -> dict[str, Reading]:
         names = [self.model.name, *(member.name for member in self.model.members)]
         return {name: _statistics(server, name) for name in names}
 
-    def measurement(self, key: str, window: Window, measured_at: str) -> Measurement:
+    def measurement(self, key: str, repeated: Repeated, measured_at: str) -> Measurement:
+        window = repeated.together
         return Measurement(
             key=key,
             row=window.fill(
                 self._row(window.point), paid_once_bytes=self._paid_once_bytes, cold_bytes=self._cold_bytes
             ),
             samples=window.samples(),
-            statistics={**window.statistics, **window.remarks()},
+            statistics={**window.statistics, **repeated.remarks()},
             environment=self._request.environment,
             measured_at=measured_at,
         )
@@ -168,7 +167,7 @@ class ConfigurationRun:
         )
 
 
-def _statistics(server: Server, model: str) -> Mapping[str, object] | ServerError:
+def _statistics(server: Server, model: str) -> Reading:
     """Triton's, or why they are unknown: a reading that fails must not cost the window that it stands beside."""
     try:
         return server.statistics(model)

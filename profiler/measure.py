@@ -1,42 +1,52 @@
-"""The sweep on one device: every model alone, every configuration on a fresh server, every load point once."""
+"""The sweep on one device: every model alone, every configuration on a fresh server, every load point once.
+
+What is measured next is the search's to say (`profiler.search`); it is told the same of a point in the store as of
+one just measured.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import zip_longest
 from typing import cast
 
 from planner.domain.profile import SERVER_ROW, Measurement, ProfileRow, ProfileStore
 from planner.domain.serving import LoadMode, LoadSpec, Server
 from planner.domain.statistics import samples_needed
+from planner.domain.units import counted
 from planner.errors import POINT_FAILURES, PlannerError
 from profiler import overheads
 from profiler.budget import Budget
 from profiler.configuration_run import ConfigurationRun
+from profiler.constraints import Constraints
 from profiler.load.answers import check_answer
 from profiler.points import (
     Configuration,
     LoadPoint,
     MeasureRequest,
     ModelFacts,
-    closed_point,
-    closed_points,
+    closed_ladder,
     configurations,
+    midway,
     open_points,
     overhead_key,
     point_key,
+    saturating_points,
 )
+from profiler.repeated import Repeated
 from profiler.running import Tools
+from profiler.search import Exhaustive, Search
+from profiler.seen import fitted_measurement, is_saturated, seen
+from profiler.thrifty import Thrifty
 
 _CLOSED_SAMPLES = 200
 _CLOSED_WINDOW_MAX_S = 10.0
-_DOUBLINGS_MAX = 2
 _GROWTH_WORTH_MORE = 1.05
+_BISECTIONS = 2
 _FAILURES_PER_CONFIGURATION = 2
 
 
@@ -44,10 +54,10 @@ class MeasureReporter:
     """Hears of a sweep's progress. Every method does nothing by default."""
 
     def configuration(self, model: str, configuration: Configuration, number: int, total: int) -> None:
-        """The `number`th (from 1) of `total` configurations begins."""
+        """The `number`th (from 1) configuration begins; there are `total`, of which a search may need fewer."""
 
     def point(self, model: str, point: LoadPoint, seconds: float) -> None:
-        """A window of `seconds` begins."""
+        """A point begins, with a window of `seconds` or several."""
 
     def measured(self, measurement: Measurement) -> None:
         """A point is finished and stored; `failure` is set where it failed."""
@@ -58,12 +68,15 @@ class MeasureReporter:
 
 @dataclass(slots=True)
 class MeasureSummary:
-    """What came of a sweep. `failed` and `left_out` (the budget ended first) name points in words."""
+    """What came of a sweep. `failed`, `left_out` (the budget ended first) and `pruned` (no need to know it, and why)
+    name points or configurations in words. `fitted` configurations follow from laws and were not measured."""
 
     measured: int = 0
     reused: int = 0
+    fitted: int = 0
     failed: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    pruned: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -124,19 +137,44 @@ class _Sweep:
         base_bytes = self._overhead(SERVER_ROW, partial(overheads.server_base_bytes, self._tools))
         # without the server's base its backends' overheads would come out too large, and replicas too small
         backend_bytes = {} if base_bytes is None else self._backend_overheads(base_bytes)
-        plan = _in_turn([[(model, c) for c in configurations(self._request, model)] for model in self._request.models])
-        for number, (model, configuration) in enumerate(plan, start=1):
-            self._reporter.configuration(model.name, configuration, number, len(plan))
-            paid_once_bytes = (base_bytes or 0) + backend_bytes.get(model.backend, 0)
-            try:
-                with ConfigurationRun(self._request, self._tools, model, configuration, paid_once_bytes) as run:
-                    self._configuration(run)
-            except BudgetEnded:
-                # the next ones may be in the store already, so the sweep still looks at them
-                self.summary.left_out.append(f"{model.name} ({configuration})")
-            except ConfigurationGivenUp:
-                continue  # the causes are in the summary
+        grids = {model: configurations(self._request, model) for model in self._request.models}
+        total = sum(map(len, grids.values()))
+        # what one request carries changes all figures: each size is a search of its own
+        searches = {
+            (model, size): self._search(model, [c for c in every if c.request_batch_size == size], size)
+            for model, every in grids.items()
+            for size in sorted({c.request_batch_size for c in every})
+        }
+        number = 0
+        # in turn: first every model's first configuration, so that what a budget cuts off, it cuts off all
+        while searches:
+            for (model, size), search in list(searches.items()):
+                configuration = search.next()
+                if configuration is None:
+                    self._finish(model, searches.pop((model, size)))
+                    continue
+                number += 1
+                self._reporter.configuration(model.name, configuration, number, total)
+                paid_once_bytes = (base_bytes or 0) + backend_bytes.get(model.backend, 0)
+                self._configuration(search, model, configuration, paid_once_bytes)
         self.summary.seconds = self._budget.elapsed_s()
+
+    def _search(self, model: ModelFacts, every: Sequence[Configuration], request_batch_size: int) -> Search:
+        thrifty = self._request.search == "auto" and model.name not in self._request.manual
+        return (Thrifty if thrifty else Exhaustive)(every, self._constraints(model), request_batch_size)
+
+    def _constraints(self, model: ModelFacts) -> Constraints:
+        return self._request.constraints.get(model.name, Constraints())
+
+    def _finish(self, model: ModelFacts, search: Search) -> None:
+        """Keep what need not be measured: marked as fitted, and never in the place of a measurement."""
+        for fitted in search.fitted():
+            measurement = fitted_measurement(self._request, model, fitted, self._time())
+            stored = self._store.get(measurement.key)
+            if stored is None or stored.failure is not None or stored.row.is_fitted:
+                self._store.add([measurement])
+                self.summary.fitted += 1
+        self.summary.pruned += [f"{model.name} ({left.configuration}): {left.reason}" for left in search.pruned()]
 
     def _backend_overheads(self, base_bytes: int) -> dict[str, int]:
         found = {}
@@ -180,37 +218,93 @@ class _Sweep:
         self._store.add([Measurement(key=key, row=row, environment=environment, measured_at=self._time())])
         return memory_bytes
 
-    def _configuration(self, run: ConfigurationRun) -> None:
-        capacity_rps = self._closed_loop(run)
-        if capacity_rps > 0:
-            for point in open_points(self._request, run.model.name, capacity_rps):
-                self._point(run, point)
+    def _configuration(
+        self, search: Search, model: ModelFacts, configuration: Configuration, paid_once_bytes: int
+    ) -> None:
+        closed: list[Measurement] = []
+        try:
+            with ConfigurationRun(self._request, self._tools, model, configuration, paid_once_bytes) as run:
+                self._closed_loop(run, search, closed)
+                found = seen(configuration, closed)
+                search.record(found)
+                if found.inferences_per_s is not None:
+                    why_not = search.no_open_loop(found)
+                    if why_not is None:
+                        self._open_loop(run, search, max(m.row.rate_rps or 0.0 for m in closed))
+                    else:
+                        self.summary.pruned.append(f"{_label(run, 'open loop')}: {why_not}")
+        except BudgetEnded:
+            # the next ones may be in the store already, so the sweep still looks at them
+            self.summary.left_out.append(f"{model.name} ({configuration})")
+            search.left_out(configuration)
+        except ConfigurationGivenUp:
+            search.given_up(configuration)  # the causes are in the summary
 
-    def _closed_loop(self, run: ConfigurationRun) -> float:
-        """The largest rate over growing concurrency, as long as more of it pays; 0 where nothing worked."""
-        points = closed_points(self._request, run.configuration)
-        largest = points[-1].concurrency or 1
-        doublings = 0 if self._request.concurrency is not None else _DOUBLINGS_MAX
-        points += [closed_point(largest << doubling) for doubling in range(1, doublings + 1)]
+    def _closed_loop(self, run: ConfigurationRun, search: Search, found: list[Measurement]) -> None:
+        """Growing concurrency, as long as more of it pays; what worked is added to `found`.
+
+        A thrifty search stops where Triton's own queue shows that every instance always has work, and takes one
+        request at a time from its first configuration only: without a queue they are all alike.
+        """
+        points, more = closed_ladder(self._request, run.configuration)
+        if search.is_thrifty:
+            lone = [point for point in points if point.concurrency == 1 and not search.has_begun]
+            saturating = saturating_points(self._request, run.configuration)
+            points, more = [*lone, saturating[0]], [*saturating[1:], *more]
         best_rps = 0.0
-        for point in points:
-            rate_rps = self._closed_rate(run, point, best_rps)
+        for place, point in enumerate(dict.fromkeys([*points, *more]), start=1):
+            measurement = self._point(run, point, best_rps)
+            rate_rps = 0.0
+            if measurement is not None:
+                found.append(measurement)
+                rate_rps = measurement.row.rate_rps or 0.0
             pays, best_rps = rate_rps > _GROWTH_WORTH_MORE * best_rps, max(best_rps, rate_rps)
-            if not pays and (point.concurrency or 1) >= largest:
+            told = measurement is not None and search.is_thrifty and is_saturated(measurement)
+            if place >= len(points) and (told or not pays):
                 break
-        return best_rps
 
-    def _closed_rate(self, run: ConfigurationRun, point: LoadPoint, best_rps: float) -> float:
-        row = self._point(run, point, best_rps)
-        return 0.0 if row is None else row.rate_rps or 0.0
+    def _open_loop(self, run: ConfigurationRun, search: Search, capacity_rps: float) -> None:
+        """Growing rates, up to where the latency bound is missed. A thrifty search then looks for the rate that keeps
+        it: between the last two, or below the first.
+        """
+        points = open_points(self._request, run.model.name, capacity_rps)
+        kept: LoadPoint | None = None
+        for place, point in enumerate(points, start=1):
+            why = self._missed(run, search, point)
+            if why is not None:
+                rest = [_label(run, left.name) for left in points[place:]]
+                self.summary.pruned.extend(f"{label}: {point.name} has {why}" for label in rest)
+                if search.is_thrifty:
+                    self._bisect(run, search, kept, point)
+                break
+            kept = point
 
-    def _point(self, run: ConfigurationRun, point: LoadPoint, best_rps: float = 0.0) -> ProfileRow | None:
-        """The point's row, measured or from the store; None where it failed."""
+    def _bisect(self, run: ConfigurationRun, search: Search, kept: LoadPoint | None, missed: LoadPoint) -> None:
+        # lower rates need longer windows: below the first one, half of it has to do
+        for _ in range(1 if kept is None else _BISECTIONS):
+            middle = midway(kept, missed)
+            if self._missed(run, search, middle) is None:
+                kept = middle
+            else:
+                missed = middle
+
+    def _missed(self, run: ConfigurationRun, search: Search, point: LoadPoint) -> str | None:
+        """Why a higher rate need not be tried; None where it may do."""
+        measurement = self._point(run, point)
+        if measurement is None:
+            return None
+        why = self._constraints(run.model).on_latency(measurement.row)
+        if why is None and search.is_thrifty and measurement.statistics.get("overloaded"):
+            return "more than it can serve"
+        return why
+
+    def _point(self, run: ConfigurationRun, point: LoadPoint, best_rps: float = 0.0) -> Measurement | None:
+        """The point, measured or from the store; None where it failed."""
         key = point_key(self._request, run.model, run.configuration, point)
         stored = None if self._request.fresh else self._store.get(key)
-        if stored is not None and stored.failure is None:
+        if stored is not None and stored.failure is None and not stored.row.is_fitted:
             self.summary.reused += 1
-            return stored.row
+            return stored
         if not self._budget.has_room(self._request.min_window_s):
             raise BudgetEnded
         begin = self._clock()
@@ -218,14 +312,23 @@ class _Sweep:
             run.start()
             seconds = self._window_s(run, point)
             self._reporter.point(run.model.name, point, seconds)
-            window = run.window(point, seconds)
+            repeated = self._windows(run, point, seconds)
         except POINT_FAILURES as error:
             self._failed(run, key, point, error)
             return None
-        self._budget.spent(seconds, self._clock() - begin)
-        return self._finished(run, run.measurement(key, window, self._time()), best_rps)
+        self._budget.spent(seconds * len(repeated.windows), self._clock() - begin)
+        return self._finished(run, run.measurement(key, repeated, self._time()), best_rps)
 
-    def _finished(self, run: ConfigurationRun, measurement: Measurement, best_rps: float) -> ProfileRow:
+    def _windows(self, run: ConfigurationRun, point: LoadPoint, seconds: float) -> Repeated:
+        """Windows of the same load until they tell it closely enough, or the budget has no room for one more."""
+        percent = self._request.percentiles.get(run.model.name, 99)
+        repeated = Repeated((run.window(point, seconds),), percent, self._request.precision)
+        while not repeated.is_enough and self._budget.has_room(seconds):
+            more = run.window(point, seconds, len(repeated.windows))
+            repeated = replace(repeated, windows=(*repeated.windows, more))
+        return repeated
+
+    def _finished(self, run: ConfigurationRun, measurement: Measurement, best_rps: float) -> Measurement:
         row = measurement.row
         if row.load is LoadMode.CLOSED and (row.rate_rps or 0.0) < best_rps / _GROWTH_WORTH_MORE:
             # past the knee: a lower rate at more load
@@ -238,14 +341,15 @@ class _Sweep:
             effect = "the server can do more" if row.load is LoadMode.CLOSED else "latencies come out too long"
             self._note(f"{label}: the load generator was too slow, {effect}")
         for warning in cast(list[str], measurement.statistics["warnings"]):
-            if warning not in self._warned:
-                self._warned.add(warning)
+            # what differs from point to point stands behind the colon, and in each record
+            if (kind := warning.partition(":")[0]) not in self._warned:
+                self._warned.add(kind)
                 self._note(f"{label}: {warning}")
         self._note_once(run.model.name, measurement.statistics["load_generator_note"])
         if (unknown := measurement.statistics.get("unknown")) is not None:
             self._note_once(run.model.name, f"Triton's statistics are unknown: {unknown}")
         self._reporter.measured(measurement)
-        return row
+        return measurement
 
     def _failed(self, run: ConfigurationRun, key: str, point: LoadPoint, error: PlannerError) -> None:
         cause = f"{error.message}\n{error.log_tail}" if error.log_tail else error.message
@@ -267,11 +371,13 @@ class _Sweep:
             needed = samples_needed(percent)
             # three standard deviations more, or every second Poisson window would have too few
             wanted_s, most_s = (needed + 3 * math.sqrt(needed)) / point.rate_rps, request.max_window_s
-            if needed / point.rate_rps > most_s and run.model.name not in self._without_percentile:
+            too_few = needed / point.rate_rps > most_s * request.precision.max_windows
+            if too_few and run.model.name not in self._without_percentile:
                 self._without_percentile.add(run.model.name)
                 self._note(
                     f"{run.model.name}: no p{percent:g} at {point.rate_rps:.3g} req/s: it needs {needed:,} requests, "
-                    f"windows end at {most_s:g} s (window.max_seconds; a p95 needs {samples_needed(95):,})"
+                    f"{counted(request.precision.max_windows, 'window')} of {most_s:g} s have fewer "
+                    f"(window.max_seconds; a p95 needs {samples_needed(95):,})"
                 )
         else:
             wanted_s, most_s = _CLOSED_SAMPLES / run.expected_rps, min(_CLOSED_WINDOW_MAX_S, request.max_window_s)
@@ -295,10 +401,3 @@ class _Sweep:
 
 def _label(run: ConfigurationRun, point_name: str) -> str:
     return f"{run.model.name} ({run.configuration}), {point_name}"
-
-
-def _in_turn(
-    per_model: list[list[tuple[ModelFacts, Configuration]]],
-) -> list[tuple[ModelFacts, Configuration]]:
-    """First every model's first configuration, then every second: what a budget cuts off, it cuts off all."""
-    return [entry for turn in zip_longest(*per_model) for entry in turn if entry is not None]

@@ -7,29 +7,44 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from planner.domain.serving import SEQUENCE_LENGTH, LoadMode, Sequences
 from planner.errors import InputError
+from profiler.constraints import Constraints
+from profiler.precision import Precision
 
 LOAD_FRACTIONS = (0.2, 0.4, 0.6, 0.8)
 RATE_MULTIPLES = (1.0, 2.0, 3.0)
 LARGEST_SHARE_OF_CAPACITY = 0.9
 ENSEMBLE = "ensemble"  # what an ensemble has for a backend
 
+_DOUBLINGS_MAX = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """`instances` of a model, or of each member of an ensemble. `request_batch_size` is the client's."""
+    """`instances` of a model, or of each member of an ensemble. `request_batch_size` is the client's. `overrides`:
+    further fields of config.pbtxt, their dotted path and their value as JSON."""
 
     instances: int
     max_batch_size: int
     queue_delay_us: int | None
     request_batch_size: int = 1
+    overrides: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        text = f"{self.instances} instance{'s' if self.instances > 1 else ''}, max batch {self.max_batch_size}"
-        text = text if self.queue_delay_us is None else f"{text}, queue delay {self.queue_delay_us} us"
-        return text if self.request_batch_size == 1 else f"{text}, requests of {self.request_batch_size}"
+        parts = [f"{self.instances} instance{'s' if self.instances > 1 else ''}, max batch {self.max_batch_size}"]
+        if self.queue_delay_us is not None:
+            parts.append(f"queue delay {self.queue_delay_us} us")
+        if self.request_batch_size > 1:
+            parts.append(f"requests of {self.request_batch_size}")
+        return ", ".join([*parts, *([self.variant] if self.overrides else [])])
+
+    @property
+    def variant(self) -> str:
+        """As a profile row names it; empty where nothing is overridden."""
+        return ", ".join(f"{path}={value}" for path, value in self.overrides)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +69,11 @@ class ModelFacts:
         return request_batch_size <= (1 if self.is_stateful else max(1, self.max_batch_size))
 
     def variant(self, configuration: Configuration) -> str:
-        """Of an ensemble, its members with their instances ("add 1, sub 1"), as in a ProfileRow."""
+        """As in a ProfileRow: of an ensemble its members with their instances ("add 1, sub 1"), else what the
+        configuration overrides."""
         instances = {member.name: (member.fixed or configuration).instances for member in self.members}
-        return ", ".join(
-            f"{member.name} {instances[member.name]}" for member in self.members if member.backend != ENSEMBLE
-        )
+        members = [f"{member.name} {instances[member.name]}" for member in self.members if member.backend != ENSEMBLE]
+        return ", ".join(members) or configuration.variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +103,9 @@ class MeasureRequest:
     `queue_delays_us` None keeps each model's own. A model in `planned_rps` (requests per second, headroom
     included) is loaded with multiples of that rate, others with fractions of their measured capacity.
     `concurrency` None: the search chooses how many requests a closed loop keeps outstanding.
+    `search`: grid measures every configuration, auto those that a plan may need. `manual` gives the configurations
+    of a model instead, all of which are measured. `constraints` say per model what no plan would use.
+    `precision` says how closely every point is to be known.
     `percentiles` says per model which latency percentile its windows must support (default 99). `shapes`
     gives per model and input the dimensions that a configuration leaves open, `input_files` a model's real
     inputs, `sequences` how a stateful model is called. Of `request_batch_sizes` each model gets those that it
@@ -100,6 +118,10 @@ class MeasureRequest:
     instances: Sequence[int] = (1, 2)
     max_batch_sizes: Sequence[int] = (1, 2, 4, 8)
     queue_delays_us: Sequence[int | None] | None = None
+    search: Literal["auto", "grid"] = "grid"
+    manual: Mapping[str, Sequence[Configuration]] = field(default_factory=dict)
+    constraints: Mapping[str, Constraints] = field(default_factory=dict)
+    precision: Precision = field(default_factory=Precision)
     concurrency: Sequence[int] | None = None
     load_fractions: Sequence[float] = LOAD_FRACTIONS
     planned_rps: Mapping[str, float] = field(default_factory=dict)
@@ -119,6 +141,10 @@ class MeasureRequest:
     def __post_init__(self) -> None:
         if not 0 < self.min_window_s <= self.max_window_s:
             raise InputError(f"windows from {self.min_window_s} to {self.max_window_s} s are no range")
+        unknown = sorted({*self.manual, *self.constraints} - {model.name for model in self.models})
+        if unknown:
+            known = ", ".join(model.name for model in self.models)
+            raise InputError(f"{unknown[0]!r} is not among the models {known}")
         for model in self.models:
             if model.backend == ENSEMBLE and not model.members:
                 raise InputError(f"{model.name!r} is an ensemble, and its members are not known")
@@ -126,6 +152,11 @@ class MeasureRequest:
                 sizes = ", ".join(map(str, self.request_batch_sizes))
                 why = "it is stateful" if model.is_stateful else f"max_batch_size is {model.max_batch_size}"
                 raise InputError(f"model {model.name!r} takes no requests of {sizes} inferences: {why}")
+            if not configurations(self, model):
+                raise InputError(
+                    f"model {model.name!r}: requests of {min(self.request_batch_sizes)} inferences do not fit "
+                    "into a batch of any listed configuration"
+                )
 
     def requests_of(self, model: ModelFacts) -> str:
         """What is sent to a model, as in a ProfileRow; empty where its configuration tells all of it."""
@@ -156,7 +187,8 @@ def model_digest(directory: Path) -> str:
 
 
 def configurations(request: MeasureRequest, model: ModelFacts) -> list[Configuration]:
-    """The grid for one model, the most telling first: one instance with the largest batch, then with none.
+    """What is listed for one model; else the grid, the most telling first: one instance with the largest batch,
+    then with none.
     A request of several inferences fits into the batch.
 
     Batch sizes are capped at the model's own. Where nothing is batched dynamically, smaller batch sizes
@@ -164,6 +196,13 @@ def configurations(request: MeasureRequest, model: ModelFacts) -> list[Configura
     """
     delays = (model.queue_delay_us,) if request.queue_delays_us is None else request.queue_delays_us
     carried = [size for size in request.request_batch_sizes if model.takes(size)]
+    if (listed := request.manual.get(model.name)) is not None:
+        return [
+            replace(one, request_batch_size=size)
+            for one in listed
+            for size in sorted(set(carried))
+            if size <= max(1, one.max_batch_size)
+        ]
     if model.fixed is not None:
         return [replace(model.fixed, request_batch_size=size) for size in sorted(set(carried))]
     grid = {
@@ -203,9 +242,26 @@ def closed_points(request: MeasureRequest, configuration: Configuration) -> list
     """
     if request.concurrency is not None:
         return [closed_point(concurrency) for concurrency in sorted(set(request.concurrency))]
+    return [closed_point(1), closed_point(_enough(configuration))]
+
+
+def closed_ladder(request: MeasureRequest, configuration: Configuration) -> tuple[list[LoadPoint], list[LoadPoint]]:
+    """`closed_points`, and what comes after them while it pays: nothing after the request's own."""
+    points = closed_points(request, configuration)
+    most = points[-1].concurrency or 1
+    doublings = 0 if request.concurrency is not None else _DOUBLINGS_MAX
+    return points, [closed_point(most << doubling) for doubling in range(1, doublings + 1)]
+
+
+def saturating_points(request: MeasureRequest, configuration: Configuration) -> list[LoadPoint]:
+    """The least of `closed_points` that should show the capacity, and those above it."""
+    points = closed_points(request, configuration)
+    return [point for point in points if (point.concurrency or 1) >= _enough(configuration)] or points[-1:]
+
+
+def _enough(configuration: Configuration) -> int:
     requests_per_batch = max(1, configuration.max_batch_size // configuration.request_batch_size)
-    enough = 2 * configuration.instances * requests_per_batch
-    return [closed_point(1), closed_point(enough)]
+    return 2 * configuration.instances * requests_per_batch
 
 
 def closed_point(concurrency: int) -> LoadPoint:
@@ -230,6 +286,14 @@ def open_points(request: MeasureRequest, model: str, capacity_rps: float) -> lis
     return sorted(first_of_rate.values(), key=lambda point: point.rate_rps or 0.0)
 
 
+def midway(low: LoadPoint | None, high: LoadPoint) -> LoadPoint:
+    """An open-loop rate between two, or half of the one; named by both, as they are by how they were chosen."""
+    if low is None:
+        return _open_point(f"half of {high.name}", (high.rate_rps or 0.0) / 2)
+    rate_rps = ((low.rate_rps or 0.0) + (high.rate_rps or 0.0)) / 2
+    return _open_point(f"midway from {low.name} to {high.name}", rate_rps)
+
+
 def _open_point(name: str, rate_rps: float) -> LoadPoint:
     return LoadPoint(LoadMode.OPEN, name, rate_rps=rate_rps)
 
@@ -243,6 +307,7 @@ def point_key(request: MeasureRequest, model: ModelFacts, configuration: Configu
         configuration.max_batch_size,
         configuration.queue_delay_us,
         configuration.request_batch_size,
+        *(list(override) for override in configuration.overrides),
         sorted((name, list(shape)) for name, shape in request.shapes.get(model.name, {}).items()),
         point.mode.value,
         point.name,

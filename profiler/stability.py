@@ -15,10 +15,12 @@ from planner.domain.serving import LoadSummary
 from planner.domain.statistics import Interval
 
 _BATCHES = 10
-_STUDENT_T_95_DF9 = 2.262  # two-sided 95 % of Student's t with _BATCHES - 1 degrees of freedom
-_STUDENT_T_95_DF2 = 4.303
+# two-sided 95 % of Student's t, by degrees of freedom
+_STUDENT_T_95 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 _SUB_WINDOWS = 4
 _WILD_SPREAD = 5.0
+_DRIFT = 0.1
+_DRIFT_T = 3.36  # two-sided 99 % of Student's t with 8 degrees of freedom: a line through 10 batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,36 @@ class Stability:
 def throughput_interval(completed_s: Sequence[float], seconds: float) -> Interval:
     """The 95 % interval of the completion rate (per second) by the means of 10 equal batches of the window."""
     rates = [count * _BATCHES / seconds for count in _counts(completed_s, seconds, _BATCHES)]
-    half = _STUDENT_T_95_DF9 * stdev(rates) / math.sqrt(_BATCHES)
+    half = _STUDENT_T_95[_BATCHES - 1] * stdev(rates) / math.sqrt(_BATCHES)
     return Interval(max(0.0, fmean(rates) - half), fmean(rates) + half)
+
+
+def drift(completed_s: Sequence[float], seconds: float) -> str | None:
+    """What a closed loop's rate did over the window, where a straight line through its 10 batches says so; else None.
+
+    It says so where the line rises or falls by more than 10 % from end to end, and by more than chance would.
+    """
+    counts = _counts(completed_s, seconds, _BATCHES)
+    mean = fmean(counts)
+    centre = (_BATCHES - 1) / 2
+    squares = sum((place - centre) ** 2 for place in range(_BATCHES))
+    slope = sum((place - centre) * count for place, count in enumerate(counts)) / squares
+    left = sum((count - mean - slope * (place - centre)) ** 2 for place, count in enumerate(counts))
+    # a count has a spread of its own, also where ten of them happen to lie on a line
+    error = max(math.sqrt(left / (_BATCHES - 2)), 0.5) / math.sqrt(squares)
+    change = slope * (_BATCHES - 1) / mean if mean else 0.0
+    if abs(change) <= _DRIFT or abs(slope) <= _DRIFT_T * error:
+        return None
+    return f"drift: the rate {'rose' if change > 0 else 'fell'} by {abs(change):.0%} over {seconds:.3g} s"
+
+
+def mean_interval(values: Sequence[float]) -> Interval | None:
+    """The 95 % interval of the mean of three or more values; None of fewer."""
+    if len(values) < 3:
+        return None
+    t = _STUDENT_T_95.get(len(values) - 1, 2.0)
+    half = t * stdev(values) / math.sqrt(len(values))
+    return Interval(max(0.0, fmean(values) - half), fmean(values) + half)
 
 
 def _counts(times_s: Sequence[float], seconds: float, parts: int) -> list[int]:
@@ -126,12 +156,6 @@ def stability_of_parts(summary: LoadSummary, seconds: float, offered_rps: float 
         if spread > allowed:
             return Stability(False, False, growth, f"{what} varied by {spread:.0%} between sub-windows")
     return Stability(True, False, growth, None)
-
-
-def rate_interval_of_parts(rates_rps: Sequence[float]) -> Interval:
-    """The 95 % interval of the rate by the rates of three equal parts."""
-    half = _STUDENT_T_95_DF2 * stdev(rates_rps) / math.sqrt(len(rates_rps))
-    return Interval(max(0.0, fmean(rates_rps) - half), fmean(rates_rps) + half)
 
 
 def latency_growth(sent_s: Sequence[float], latency_s: Sequence[float], seconds: float) -> float:

@@ -39,6 +39,8 @@ instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 """
 MEASURE = """\
 schema_version: 1
+search: grid
+stability: {max_windows: 1}
 instances: [1]
 closed_loop: {concurrency: [1, 2]}
 open_loop: {of: capacity, levels: [0.5]}

@@ -37,6 +37,7 @@ from profiler.load.preferred import PreferredLoadGenerator
 from profiler.load.requests import input_data_file
 from profiler.measure import measure
 from profiler.points import MeasureRequest, ModelFacts, model_digest
+from profiler.precision import Precision
 from profiler.running import Tools
 from profiler.server.client import ControlClient
 from profiler.server.find import find_triton
@@ -166,6 +167,7 @@ class Bench:
             load_fractions=(),
             min_window_s=point.seconds if point.rate_rps is None else PROBE_S,
             max_window_s=point.seconds,
+            precision=Precision(max_windows=1),
         )
         load = PreferredLoadGenerator(
             PerfAnalyzerLoadGenerator(self.binary, self.cores), BuiltinLoadGenerator(self.cores)

@@ -29,6 +29,7 @@ from profiler.load.builtin import BuiltinLoadGenerator
 from profiler.measure import measure
 from profiler.overheads import backend_row_name
 from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
+from profiler.precision import Precision
 from profiler.running import RunningModels, Tools
 from profiler.server.find import find_triton
 from profiler.server.local import LocalTriton
@@ -100,6 +101,7 @@ class Bench:
             load_fractions=(),
             min_window_s=SECONDS,
             max_window_s=SECONDS,
+            precision=Precision(max_windows=1),
         )
         store = open_store("sqlite://")
         summary = measure(request, store, self.tools)

@@ -36,8 +36,8 @@ _ONLY_LOCAL = ("exclusive", "cores", "triton_server")
 @click.option("--exclusive", is_flag=True, help="Refuse to measure while other processes are on the GPU.")
 @click.option("--cores", metavar="LIST",
               help="Cores of the server, e.g. 0 or 0,2-3.  [default: the first ones; all beside a GPU]")  # fmt: skip
-@click.option("--search", type=click.Choice(["grid", "auto"]), default="grid", show_default=True,
-              help="grid: every configuration of measure.yaml.")  # fmt: skip
+@click.option("--search", type=click.Choice(["auto", "grid"]),
+              help="auto: what a plan may need; grid: all.  [default: measure.yaml's, else auto]")  # fmt: skip
 @click.option("--config", type=click.Path(path_type=Path), help="What to sweep.  [default: measure.yaml]")
 @click.option("--workload", type=click.Path(path_type=Path),
               help="Rates and percentiles to measure for.  [default: workload.yaml]")  # fmt: skip
@@ -62,6 +62,9 @@ _ONLY_LOCAL = ("exclusive", "cores", "triton_server")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def command(as_json: bool, **options: Any) -> None:
     """Measure MODELs (all of the repository without any) over instances, batch sizes and load.
+
+    The search measures the corners of what measure.yaml gives, fits laws to them, and goes on where these are not
+    sure; what they tell closely enough is kept as fitted, never as measured.
 
     Goes on where an earlier run stopped: a point that is in the store is not measured again.
     Exit code 5: some points failed or the budget ended first; what is finished is stored.
@@ -92,15 +95,13 @@ def _request(options: dict[str, Any]) -> SweepRequest:
         server=None if options["server"] == "local" else options["server"],
         access=_access(options),
         **{name: options[name] for name in
-           ("model_repository", "device", "exclusive", "config", "workload", "fresh", "store", "triton_server",
-            "load_generator", "shapes", "input_data")},
+           ("model_repository", "device", "exclusive", "search", "config", "workload", "fresh", "store",
+            "triton_server", "load_generator", "shapes", "input_data")},
     )  # fmt: skip
 
 
 def _require_supported(options: dict[str, Any]) -> None:
     """What the interface promises and this version does not have yet is refused, never ignored."""
-    if options["search"] != "grid":
-        raise InputError("--search auto is not supported by this version", hint="--search grid")
     local = options["server"] == "local"
     for name in _ONLY_REMOTE if local else _ONLY_LOCAL:
         if options[name]:
@@ -203,8 +204,10 @@ def _outcome(measured: Measured) -> dict[str, Any]:
         "complete": summary.complete,
         "measured": summary.measured,
         "reused": summary.reused,
+        "fitted": summary.fitted,
         "failed": summary.failed,
         "left_out": summary.left_out,
+        "pruned": summary.pruned,
         "notes": summary.notes,
         "seconds": summary.seconds,
         "profiles": measured.rows,
@@ -220,6 +223,9 @@ def _print(measured: Measured, request: SweepRequest) -> None:
     click.echo(
         f"{counted(summary.measured, 'point')} measured in {summary.seconds:.0f} s{reused}; store: {request.store}"
     )
+    if summary.fitted:
+        click.echo(f"{counted(summary.fitted, 'configuration')} fitted to these, not measured")
+    _print_some("not needed", summary.pruned)
     _print_some("failed", summary.failed)
     _print_some("left out, the budget ended first", summary.left_out)
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from planner.profile_views.tables import ConfigurationSummary
 
 
+DOUBTS_SHOWN = 3
+
+
 @click.group("profiles", short_help="List, show, compare, report, import, export and remove measured profiles.")
 def command() -> None:
     """What was measured: which model, on which device, in which configuration, at which load."""
@@ -156,7 +159,7 @@ def _best_by_instances(found: list[ConfigurationSummary]) -> list[ConfigurationS
 def _summary_cells(s: ConfigurationSummary) -> list[Any]:
     peak, latency = number(s.peak_rps), number(s.latency_p99_ms)
     cold, hot = megabytes(s.memory_cold_bytes), megabytes(s.memory_bytes) or "whole"
-    about = "; ".join(filter(None, (s.variant, s.requests)))
+    about = "; ".join(filter(None, (s.variant, s.requests, "fitted" if s.source == "fitted" else "")))
     name = f"{s.model} ({about})" if about else s.model
     return [name, s.instances, s.max_batch_size, s.points, peak, latency, cold, hot]
 
@@ -165,9 +168,8 @@ def _point_json(point: Point) -> dict[str, Any]:
     from planner.domain.codec import to_json
 
     row: dict[str, Any] = to_json(point.row)
-    known = {
-        name: to_json(getattr(point, name)) for name in ("rate_interval_rps", "latency_p99_interval_ms", "failure")
-    }
+    names = ("rate_interval_rps", "latency_p99_interval_ms", "failure", "doubts")
+    known = {name: to_json(getattr(point, name)) for name in names}
     return {**row, **known, **point.parts_ms}
 
 
@@ -196,19 +198,28 @@ def _print_points(title: str, found: Sequence[Point]) -> None:
 
 def _remarks(found: Sequence[Point]) -> Iterator[str]:
     for kind in sorted({point.row.requests for point in found if point.row.requests}):
-        where = sorted({_shape(point.row) for point in found if point.row.requests == kind})
-        yield f"sent: {kind} ({', '.join(where)})"
+        labels = sorted({point.row.label for point in found if point.row.requests == kind})
+        yield f"sent: {kind} ({', '.join(labels)})"
     if any(point.row.queue_delay_us is not None for point in found):
         yield "delay: microseconds that a batch may wait; - where dynamic batching is off"
     for point in found:
+        where = f"{point.row.label}, {_load(point.row)}"
         if point.failure is not None:
-            row = point.row
             first = next(iter(point.failure.splitlines()), "no cause recorded")
-            yield f"failed: {_shape(row)}, {_load(row)}: {first}"
+            yield f"failed: {where}: {first}"
+    for kind, points in _by_doubt(found).items():
+        more = f"; and {len(points) - DOUBTS_SHOWN} more, in --json" if len(points) > DOUBTS_SHOWN else ""
+        yield f"{kind}: {'; '.join(points[:DOUBTS_SHOWN])}{more}"
 
 
-def _shape(row: ProfileRow) -> str:
-    return row.variant or f"{row.instances} x {row.max_batch_size}"
+def _by_doubt(found: Sequence[Point]) -> dict[str, list[str]]:
+    """Where each kind of doubt applies, with what its text says behind the colon."""
+    places: dict[str, list[str]] = {}
+    for point in found:
+        for doubt in point.doubts:
+            kind, _, detail = doubt.partition(": ")
+            places.setdefault(kind, []).append(f"{point.row.label}, {_load(point.row)}{f' ({detail})' * bool(detail)}")
+    return {kind: list(dict.fromkeys(one)) for kind, one in places.items()}
 
 
 def _point_cells(point: Point) -> list[Any]:
@@ -216,9 +227,9 @@ def _point_cells(point: Point) -> list[Any]:
     rate, mean, p99 = (number(v) for v in (row.rate_rps, row.latency_mean_ms, row.latency_p99_ms))
     busy = None if row.busy is None else f"{row.busy:.0%}"
     return [
-        _shape(row), row.queue_delay_us, _load(row),
+        row.label, row.queue_delay_us, _load(row),
         rate, _interval(point.rate_interval_rps), mean, p99, _interval(point.latency_p99_interval_ms), busy,
-        "yes" if row.is_planned else "no",
+        ("fitted" if row.is_fitted else "yes") if row.is_planned else "no",
     ]  # fmt: skip
 
 

@@ -15,10 +15,23 @@ BACKEND_ROW_PREFIX = "@backend:"
 
 
 class Source(StrEnum):
+    """Where a row's figures come from. Fitted: they follow from a law that held for its neighbours, nothing ran."""
+
     MEASURED = "measured"
     IMPORTED = "imported"
     ESTIMATED = "estimated"
     PUBLISHED = "published"
+    FITTED = "fitted"
+
+    @classmethod
+    def weakest(cls, sources: Iterable[str]) -> str:
+        """The least certain of them, with its reference; measured where there are none."""
+        return min(
+            sources, key=lambda source: _LEAST_CERTAIN_FIRST.index(cls(source.split(":")[0])), default=cls.MEASURED
+        )
+
+
+_LEAST_CERTAIN_FIRST = (Source.ESTIMATED, Source.FITTED, Source.PUBLISHED, Source.IMPORTED, Source.MEASURED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +43,10 @@ class ProfileRow:
     share of the device's time in [0, 1]. `failed` counts requests that failed. Rows of `@server` and
     `@backend:NAME` carry only `device` and `memory_bytes`. `source` is a Source, "published" with its
     reference after a colon. `variant` is what else sets the configuration apart: of an ensemble its members
-    with their instances ("add 1, sub 2"). Rows with a variant are shown and compared, never planned with.
-    `requests` says what was sent where the configuration does not: given shapes, a request file with a digest
-    of its content, the length of sequences ("x 3x224x224", "calls.json 1f0c9a2e, sequences of 20").
+    with their instances ("add 1, sub 2"), else fields of config.pbtxt ("parameters.threads=2"). Rows with a
+    variant are shown and compared, never planned with. `requests` says what was sent where the configuration does
+    not: given shapes, a request file with a digest of its content, the length of sequences
+    ("x 3x224x224", "calls.json 1f0c9a2e, sequences of 20").
     """
 
     model: str
@@ -94,6 +108,15 @@ class ProfileRow:
         )  # fmt: skip
 
     @property
+    def is_fitted(self) -> bool:
+        return self.source.split(":")[0] == Source.FITTED
+
+    @property
+    def label(self) -> str:
+        """ "2 x 8": instances and largest batch, and its variant; of an ensemble its members and theirs."""
+        return configuration_label(self.instances, self.max_batch_size, self.variant)
+
+    @property
     def is_planned(self) -> bool:
         """Whether planning may rest on this point."""
         return self.stable and not self.failed and not self.variant
@@ -113,11 +136,19 @@ class ProfileRow:
 
 
 def by_configuration(rows: Iterable[ProfileRow]) -> list[list[ProfileRow]]:
-    """The rows of each configuration, in the order in which they come."""
+    """The rows of each configuration, in the order in which they come; fitted ones only where nothing else is known."""
     groups: dict[object, list[ProfileRow]] = {}
     for row in rows:
         groups.setdefault(row.configuration, []).append(row)
-    return list(groups.values())
+    return [[row for row in group if not row.is_fitted] or group for group in groups.values()]
+
+
+def configuration_label(instances: int, max_batch_size: int, variant: str) -> str:
+    # members of an ensemble stand for its configuration; fields of config.pbtxt ("field=value") come on top of it
+    if variant and "=" not in variant:
+        return variant
+    shape = f"{instances} x {max_batch_size}"
+    return f"{shape}, {variant}" if variant else shape
 
 
 _NOT_NEGATIVE = (

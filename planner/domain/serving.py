@@ -95,7 +95,8 @@ class LoadSummary:
     """What is known of requests that were not kept one by one.
 
     `percentiles_s` has the latency percentiles 50, 90, 95 and 99 over all `answered` requests. The window's
-    consecutive equal parts have the rates `part_rates_rps` and the mean latencies `part_means_s`.
+    consecutive equal parts have the rates `part_rates_rps` and the mean latencies `part_means_s`. Where it stands
+    for several windows, `by_window` has the percentiles of each, and `percentiles_s` their means.
     """
 
     answered: int
@@ -103,6 +104,7 @@ class LoadSummary:
     percentiles_s: Mapping[int, float]
     part_rates_rps: tuple[float, ...]
     part_means_s: tuple[float, ...]
+    by_window: tuple[Mapping[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,12 @@ class LoadResult:
     @property
     def answered(self) -> int:
         return len(self.latency_s) if self.summary is None else self.summary.answered
+
+    @property
+    def samples(self) -> int:
+        """How many requests stand behind a percentile: all, or those of one window where each has its own."""
+        windows = 1 if self.summary is None else max(1, len(self.summary.by_window))
+        return self.answered // windows
 
 
 class Server(Protocol):

@@ -9,7 +9,7 @@ import difflib
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from planner.errors import InputError, NotFoundError
 
@@ -87,6 +87,40 @@ def configure(
     if config.WhichOneof("scheduling_choice") in (None, "dynamic_batching"):
         _set_dynamic_batching(changed, queue_delay_us)
     return changed
+
+
+def override(config: ModelConfig, path: str, value: Any) -> ModelConfig:
+    """A copy with one more field set: `path` is dotted, as in "dynamic_batching.preferred_batch_size", and
+    "parameters.NAME" is one of the backend's parameters. InputError where there is no such field, where the value
+    does not fit, and for what has a way of its own."""
+    from google.protobuf import json_format
+
+    first, _, rest = path.partition(".")
+    if path in _DECIDED or first in _DECIDED:
+        raise InputError(f"{path} is not set here, {_DECIDED.get(path) or _DECIDED[first]} is what sets it")
+    changed = type(config)()
+    changed.CopyFrom(config)
+    if first == "parameters":
+        if not rest or isinstance(value, list | dict) or value is None:
+            raise InputError(f"{path}: write parameters.NAME and a text or a number, got {value!r}")
+        changed.parameters[rest].string_value = str(value).lower() if isinstance(value, bool) else str(value)
+        return changed
+    nested = value
+    for step in reversed(path.split(".")):
+        nested = {step: nested}
+    try:
+        json_format.ParseDict(nested, changed)
+    except json_format.ParseError as error:
+        raise InputError(f"{path}: {value!r} does not fit: {error}") from None
+    return changed
+
+
+_DECIDED = {
+    "name": "the folder of the model",
+    "instance_group": "instances",
+    "max_batch_size": "max_batch_sizes",
+    "dynamic_batching.max_queue_delay_microseconds": "queue_delays_us",
+}
 
 
 def _set_instances(config: ModelConfig, instances: int, kind: Kind, gpus: tuple[int, ...]) -> None:

@@ -59,6 +59,7 @@ _MEASURE = """\
 schema_version: 1
 
 {models}
+search: auto                    # or grid: every configuration, not only what a plan may need
 instances: [1, 2]               # execution instances of one replica
 max_batch_sizes: [1, 4]         # capped at each model's own limit
 # queue_delays_us: [null, 0]    # null: dynamic batching off; left out: each model's own
@@ -71,6 +72,13 @@ open_loop:                      # Poisson arrivals: the tail latency that users 
 budget: 10m                     # for the whole sweep; what was finished is kept
 window: {{min_seconds: 2, max_seconds: 30}}
 deadlines: {{start: 60s, load: 2m, answer: 10s}}    # of a server, a model, a request; later they count as hung
+stability: {{rate: 0.05, latency: 0.25, max_windows: 3}}    # windows repeat until half a 95 % interval is that narrow
+
+# What no plan would use is not measured further; a latency bound is else the workload's:
+# constraints: {{default: {{max_memory: 4GiB}}, models: {{{example}: {{latency_p99_ms: 50, min_rate_rps: 10}}}}}}
+
+# Configurations by hand, with any field of config.pbtxt; every combination is measured:
+# manual: {{{example}: [{{instances: [1, 2], queue_delays_us: [0, 500], config: {{parameters.threads: [1, 2]}}}}]}}
 
 # Dimensions that a model's configuration leaves open (-1), without the batch dimension:
 # shapes: {{{example}: {{INPUT: [3, 224, 224]}}}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from planner.domain.profile import Measurement, ProfileRow
@@ -18,6 +18,7 @@ class Point:
 
     `parts_ms`: mean milliseconds per request that Triton counted, by its name in PARTS; a part that was not
     recorded is absent. `failure`: why there is no result. `client_bound`: the load generator set the rate.
+    `doubts`: what a reader should know before trusting the figures, in words.
     """
 
     row: ProfileRow
@@ -26,6 +27,7 @@ class Point:
     parts_ms: Mapping[str, float]
     failure: str | None
     client_bound: bool
+    doubts: tuple[str, ...] = ()
 
     @property
     def rest_ms(self) -> float | None:
@@ -44,6 +46,7 @@ def point(measurement: Measurement) -> Point:
         parts_ms=_parts(measurement.statistics),
         failure=measurement.failure,
         client_bound=measurement.statistics.get("client_bound") is True,
+        doubts=tuple(_doubts(measurement)),
     )
 
 
@@ -57,6 +60,20 @@ def points(measurements: Iterable[Measurement], model: str) -> list[Point]:
     return sorted(found, key=lambda p: _order(p.row))
 
 
+def _doubts(measurement: Measurement) -> Iterator[str]:
+    statistics = measurement.statistics
+    if measurement.row.is_fitted:
+        yield "fitted, not measured"
+    if unstable := statistics.get("unstable"):
+        yield f"unstable: {unstable}"
+    if statistics.get("client_bound") is True:
+        yield "the load generator was too slow"
+    if imprecise := statistics.get("imprecise"):
+        yield f"less sure than asked: {imprecise}"
+    warnings = statistics.get("warnings")
+    yield from map(str, warnings if isinstance(warnings, list | tuple) else ())
+
+
 def _order(row: ProfileRow) -> tuple[object, ...]:
     return (
         row.device, row.instances, row.max_batch_size, -1 if row.queue_delay_us is None else row.queue_delay_us,
@@ -66,7 +83,10 @@ def _order(row: ProfileRow) -> tuple[object, ...]:
 
 
 def _rate_interval(statistics: Mapping[str, object]) -> Interval | None:
-    found = statistics.get("throughput_interval_rps")
+    return _interval(statistics.get("throughput_interval_rps"))
+
+
+def _interval(found: object) -> Interval | None:
     if not isinstance(found, list | tuple) or len(found) != 2:
         return None
     low, high = (float(side) if isinstance(side, int | float) else None for side in found)
@@ -74,6 +94,9 @@ def _rate_interval(statistics: Mapping[str, object]) -> Interval | None:
 
 
 def _p99_interval(measurement: Measurement) -> Interval | None:
+    kept = _interval(measurement.statistics.get("latency_p99_interval_ms"))
+    if kept is not None:
+        return kept
     latency_s = measurement.samples.get("latency_s", ())
     if measurement.row.latency_p99_ms is None or not latency_s:
         return None

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from planner.domain.profile import ProfileRow, by_configuration
+from planner.domain.profile import ProfileRow, Source, by_configuration, configuration_label
 from planner.domain.serving import LoadMode
 
 NEARLY_BEST = 0.95
@@ -71,11 +71,13 @@ class Ranked:
 
     @property
     def label(self) -> str:
-        """ "2 x 8": instances and largest batch; of an ensemble its members and theirs; then what was sent."""
+        """ "2 x 8": instances and largest batch; of an ensemble its members and theirs; then what was sent, and
+        whether it is fitted."""
         batch = f", requests of {self.request_batch_size}" if self.request_batch_size > 1 else ""
         delay = f", delay {self.queue_delay_us:,} µs" if self.queue_delay_us else ""
         sent = f", {self.requests}" if self.requests else ""
-        return f"{self.variant or f'{self.instances} x {self.max_batch_size}'}{batch}{delay}{sent}"
+        fitted = ", fitted" if self.source == Source.FITTED else ""
+        return f"{configuration_label(self.instances, self.max_batch_size, self.variant)}{batch}{delay}{sent}{fitted}"
 
     def has(self, row: ProfileRow) -> bool:
         """Whether a point is one of this configuration."""

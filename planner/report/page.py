@@ -140,7 +140,7 @@ def _basis(plan: Plan) -> str:
     if not plan.replicas:
         return ""
     weak = sum(replica.source != Source.MEASURED for replica in plan.replicas)
-    rests = f"Replicas on estimated, published or imported profiles: {weak:,} of {len(plan.replicas):,}."
+    rests = f"Replicas on estimated, fitted, published or imported profiles: {weak:,} of {len(plan.replicas):,}."
     calibrated = "Calibrated." if plan.calibrated else "Uncalibrated."
     return f"{calibrated} {rests if weak else 'Every replica rests on measured profiles.'}"
 

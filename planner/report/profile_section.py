@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
+from planner.domain.profile import Source
 from planner.domain.serving import LoadMode
 from planner.domain.statistics import Interval, samples_needed
 from planner.domain.units import format_bytes
@@ -68,7 +69,7 @@ def _why_none(subject: ModelOn) -> str:
         needed = samples_needed(bound.percentile)
         return f"No stable point has a p{bound.percentile}: it takes {needed:,} requests in one window."
     latency, row = nearest
-    where = f"{row.variant or f'{row.instances} x {row.max_batch_size}'}, {load_text(row)}"
+    where = f"{row.label}, {load_text(row)}"
     return f"No configuration keeps {bound}: {number(latency)} ms at best ({where})."
 
 
@@ -78,7 +79,11 @@ def _caveats(best: Ranked) -> Iterator[str]:
     if best.latency_ms is None:
         needed = samples_needed(best.percentile)
         yield f"Its p{best.percentile} is not known: it takes {needed:,} requests in one window."
-    if best.variant:
+    if best.source == Source.FITTED:
+        yield "It was not measured: its figures follow from laws that held for its neighbours."
+    if best.variant and "=" in best.variant:
+        yield f"To plan with it, write {best.variant} into config.pbtxt and measure again."
+    elif best.variant:
         yield "An ensemble, measured as a whole: its memory is that of all members, and it is not planned with."
 
 

@@ -57,7 +57,8 @@ def measured_device(
         raise InputError(f"--cores {given}: {found.name} has {found.cores} cores, {len(cores)} are named")
     shares = share_cores({found.name: found.cores}, allowed, cores)
     share = shares.by_device[found.name]
-    return MeasuredDevice(found.name, CpuDevice(found.cores, frozenset(share.generator)), share, "", shares.notes)
+    device = CpuDevice(found.cores, frozenset(share.generator), frozenset(share.device or ()))
+    return MeasuredDevice(found.name, device, share, "", shares.notes)
 
 
 def _gpu(

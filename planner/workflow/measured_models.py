@@ -26,7 +26,7 @@ def models_to_measure(
     models call the repository."""
     if not repository.is_dir():
         raise NotFoundError(f"--model-repository {repository}: no such folder")
-    there = sorted(path.parent.name for path in repository.glob(f"*/{config_pbtxt.CONFIG_NAME}"))
+    there = model_names(repository)
     if not there:
         raise NotFoundError(f"--model-repository {repository}: no folder in it has a {config_pbtxt.CONFIG_NAME}")
     for name in names or ():
@@ -49,10 +49,18 @@ def models_to_measure(
     return found
 
 
-def require_model(name: str, there: Sequence[str], where: str) -> None:
+def model_names(repository: Path) -> list[str]:
+    """Of the models in a folder."""
+    return sorted(path.parent.name for path in repository.glob(f"*/{config_pbtxt.CONFIG_NAME}"))
+
+
+def require_model(name: str, there: Sequence[str], where: str, *, asked_by: str = "") -> None:
+    """NotFoundError where `there`, the models of the repository that is called `where`, lack one. `asked_by`: the
+    file and the field that name it."""
     if name not in there:
         close = nearest(name, there, count=3) or there[:10]
-        raise NotFoundError(f"model {name!r} is not in {where}; there are {', '.join(close)}")
+        about = f"{asked_by}: {name!r}" if asked_by else f"model {name!r}"
+        raise NotFoundError(f"{about} is not in {where}; there are {', '.join(close)}")
 
 
 def facts(path: Path, above: tuple[str, ...] = ()) -> ModelFacts:

@@ -15,6 +15,7 @@ from planner.inputs import fleet as fleets
 from planner.inputs.catalogue import resolve_type
 from planner.workflow.cores import CoreShare
 from planner.workflow.devices import MeasuredDevice
+from planner.workflow.manual import overridden
 from planner.workflow.measured_models import models_to_measure, require_model
 from planner.workflow.model_files import ModelFiles
 from profiler.devices.remote import RemoteDevice
@@ -25,7 +26,7 @@ from profiler.server.local import LocalTriton
 from profiler.server.remote import RemoteHost, RemoteTriton, as_json, parse_url
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_REPOSITORY = "the server's repository"
+REMOTE_REPOSITORY = "the server's repository"
 
 
 class MeasuredServer(Protocol):
@@ -85,7 +86,7 @@ class LocalServers:
             kind="KIND_GPU" if self.target.gpu_uuid else "KIND_CPU",
             gpus=(0,) if self.target.gpu_uuid else (),
         )
-        config_pbtxt.write_model(model.path, repository / model.name, config)
+        config_pbtxt.write_model(model.path, repository / model.name, overridden(config, configuration))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class RemoteServer:
         """The named ones, loaded for a moment where they are not; else all that are loaded and can be measured."""
         there = self.host.control.models()
         for name in names or ():
-            require_model(name, sorted(there), _REPOSITORY)
+            require_model(name, sorted(there), REMOTE_REPOSITORY)
         asked = [name for name, ready in there.items() if ready] if names is None else names
         if not asked:
             raise NotFoundError("no model is loaded on the server", hint="name the models that are to be loaded")
@@ -111,7 +112,9 @@ class RemoteServer:
             self._describe(name)
         if not self.host.allows_loading:
             reporter.note("the server loads no models on request: each is measured as it is loaded there")
-        return [self._as_there(model) for model in models_to_measure(self.described, names, reporter, _REPOSITORY)]
+        return [
+            self._as_there(model) for model in models_to_measure(self.described, names, reporter, REMOTE_REPOSITORY)
+        ]
 
     def _describe(self, name: str) -> None:
         folder = self.described / name
@@ -152,6 +155,7 @@ class RemoteServer:
             gpus=(0,) if on_gpu else (),
         )
         (repository / model.name).mkdir()
+        changed = overridden(changed, configuration)
         config_pbtxt.write_config(changed, repository / model.name / config_pbtxt.CONFIG_NAME)
 
 

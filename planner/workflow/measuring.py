@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from planner.domain.profile import ProfileRow
 from planner.domain.serving import Access, LoadGenerator
@@ -17,9 +17,18 @@ from planner.inputs.measure_config import CAPACITY_LEVELS, PLANNED_LEVELS, Measu
 from planner.inputs.workload import read_workload
 from planner.store.database import open_store
 from planner.workflow.devices import measured_device
-from planner.workflow.measured_models import check_inputs, models_to_measure, parse_shapes, with_model
-from planner.workflow.measured_server import LocalServers, MeasuredServer, remote_server
+from planner.workflow.manual import listed_configurations
+from planner.workflow.measured_models import (
+    check_inputs,
+    model_names,
+    models_to_measure,
+    parse_shapes,
+    require_model,
+    with_model,
+)
+from planner.workflow.measured_server import REMOTE_REPOSITORY, LocalServers, MeasuredServer, remote_server
 from planner.workflow.model_files import ModelFiles
+from profiler.constraints import Constraints
 from profiler.environment import environment
 from profiler.load.builtin import BuiltinLoadGenerator
 from profiler.load.perf_analyzer import PerfAnalyzerLoadGenerator
@@ -27,7 +36,8 @@ from profiler.load.perf_analyzer_binary import find_perf_analyzer
 from profiler.load.preferred import PreferredLoadGenerator
 from profiler.load.strict import StrictLoadGenerator
 from profiler.measure import MeasureReporter, MeasureSummary, measure
-from profiler.points import MeasureRequest, ModelFacts
+from profiler.points import Configuration, MeasureRequest, ModelFacts
+from profiler.precision import Precision
 from profiler.running import Tools
 from profiler.server.find import find_triton
 from profiler.server.remote import RemoteHost
@@ -41,9 +51,10 @@ DEFAULT_DEVICE = "cpu-1"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRequest:
     """What the user asked for. `models` empty: those of the configuration, else all. `config`, `workload`
-    None: the usual file where there is one. `budget_s` None: the configuration's. `cores` empty: the first ones of
-    a CPU device, all for a GPU's server. `exclusive`: nobody else may be on the GPU. `load_generator`: perf_analyzer,
-    builtin, or auto for the first where it runs and the other one elsewhere. `device` None: cpu-1.
+    None: the usual file where there is one. `budget_s`, `search` None: the configuration's; without one the search is
+    auto. `cores` empty: the first ones of a CPU device, all for a GPU's server. `exclusive`: nobody else may be on
+    the GPU. `load_generator`: perf_analyzer, builtin, or auto for the first where it runs and the other one elsewhere.
+    `device` None: cpu-1.
 
     `shapes` ("[MODEL:]INPUT:1,128") and `input_data` ("[MODEL:]FILE") come before the configuration's. `server`: its
     URL where it runs already, reached with `access`; the model repository is its own then, and so is the device.
@@ -54,6 +65,7 @@ class SweepRequest:
     device: str | None = None
     exclusive: bool = False
     cores: tuple[int, ...] = ()
+    search: Literal["auto", "grid"] | None = None
     config: Path | None = None
     workload: Path | None = None
     budget_s: float | None = None
@@ -75,6 +87,18 @@ class Measured:
     rows: tuple[ProfileRow, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _There:
+    """The models of a repository, and how errors call it."""
+
+    repository: str
+    names: Sequence[str]
+
+    def require(self, names: Iterable[str], where: str) -> None:
+        for name in names:
+            require_model(name, self.names, self.repository, asked_by=where)
+
+
 def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
     """Measure what the store does not have yet. Each point is stored when it is done, whatever comes after."""
     config = _config(asked.config)
@@ -86,7 +110,9 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
         stack.callback(_close, server.host, reporter)
         for text in notes:
             reporter.note(text)
-        return _measure(asked, config, server, server.models(asked.models or config.models, reporter), reporter)
+        there = _There(REMOTE_REPOSITORY, sorted(server.host.control.models()))
+        models = server.models(asked.models or config.models, reporter)
+        return _measure(asked, config, server, models, there, reporter)
 
 
 def _close(host: RemoteHost, reporter: MeasureReporter) -> None:
@@ -104,7 +130,7 @@ def _measure_local(asked: SweepRequest, config: MeasureConfig, scratch: Path, re
     server = LocalServers(
         target, find_triton(asked.triton_server), scratch, ModelFiles(models), start_deadline_s=config.start_deadline_s
     )
-    return _measure(asked, config, server, models, reporter)
+    return _measure(asked, config, server, models, _There(str(repository), model_names(repository)), reporter)
 
 
 def _measure(
@@ -112,6 +138,7 @@ def _measure(
     config: MeasureConfig,
     server: MeasuredServer,
     models: Sequence[ModelFacts],
+    there: _There,
     reporter: MeasureReporter,
 ) -> Measured:
     target = server.target
@@ -131,6 +158,9 @@ def _measure(
             **environment(server_version=version, server_cores=target.share.device),
             **target.device.facts(),
         },
+        search=asked.search or config.search or "auto",
+        manual=_manual(config, models, asked, there),
+        constraints=_constraints(config, models, workload, asked, there),
         **inputs,
         **_sweep(config, workload),
     )
@@ -216,9 +246,42 @@ def _sweep(config: MeasureConfig, workload: Workload | None) -> dict[str, Any]:
         "planned_rps": _planned_rps(workload) if planned and workload is not None else {},
         "rate_multiples": config.open_levels if planned else PLANNED_LEVELS,
         "percentiles": {} if workload is None else {model.name: model.percentile for model in workload.models},
+        "precision": Precision(rate=config.rate_within, latency=config.latency_within, max_windows=config.max_windows),
         "min_window_s": config.min_window_s,
         "max_window_s": config.max_window_s,
     }
+
+
+def _manual(
+    config: MeasureConfig, models: Sequence[ModelFacts], asked: SweepRequest, there: _There
+) -> Mapping[str, Sequence[Configuration]]:
+    where = str(asked.config or DEFAULT_CONFIG)
+    there.require(config.manual, f"{where}: manual")
+    return {
+        model.name: listed_configurations(model, config.manual[model.name], f"{where}: manual.{model.name}")
+        for model in models
+        if model.name in config.manual
+    }
+
+
+def _constraints(
+    config: MeasureConfig,
+    models: Sequence[ModelFacts],
+    workload: Workload | None,
+    asked: SweepRequest,
+    there: _There,
+) -> Mapping[str, Constraints]:
+    """The file's; where it has no latency bound, auto takes the workload's: no plan uses what is slower."""
+    where = f"{asked.config or DEFAULT_CONFIG}: constraints.models"
+    there.require(config.constraints, where)
+    found = {m.name: Constraints(**asdict(config.constraints.get(m.name, config.constraint))) for m in models}
+    if (asked.search or config.search) != "grid":
+        for demand in workload.models if workload is not None else ():
+            own = found.get(demand.name)
+            if own is not None and own.latency_ms is None:
+                bound_ms = demand.latency_bound_ms
+                found[demand.name] = replace(own, percentile=demand.percentile, latency_ms=bound_ms)
+    return found
 
 
 def _planned_rps(workload: Workload) -> Mapping[str, float]:

@@ -14,16 +14,18 @@ import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from planner.domain.serving import Server
 from planner.errors import DeviceError, InputError
+from profiler.devices.neighbours import Busy, CoreTimes, Neighbours, busiest
 from profiler.devices.periodic import PeriodicThread
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _LOOK_FOR_NEW_S = 1.0
+_NOISE = 0.05
 _PSS_WITHOUT_FILES = re.compile(rb"^Pss_(?:Anon|Shmem): +(\d+)", re.M)
 _FILE_MAPPING = re.compile(
     rb"^[0-9a-f]+-[0-9a-f]+ \S+ ([0-9a-f]+) (\S+) ([1-9]\d*) +(\S.*)\n"
@@ -37,7 +39,11 @@ _UTIME, _STIME, _STARTTIME = 11, 12, 19  # fields of /proc/PID/stat after the co
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What the tree took in a window. `busy` is the share of its cores; raw series as (seconds on the
-    sampler's clock, value). `cpu_s` only ever grows, also when processes end."""
+    sampler's clock, value). `cpu_s` only ever grows, also when processes end.
+
+    `others_busy` is the share of the cores' time that processes outside the tree used, `stolen` what the machine
+    below this one took away; None where the cores are not known. `neighbours` names the busiest of the others.
+    """
 
     peak_bytes: int
     lowest_bytes: int
@@ -45,6 +51,9 @@ class Usage:
     memory_bytes: tuple[tuple[float, int], ...]
     cpu_s: tuple[tuple[float, float], ...]
     power_watts: float | None = None
+    others_busy: float | None = None
+    stolen: float | None = None
+    neighbours: tuple[str, ...] = ()
 
     def samples(self) -> dict[str, tuple[float, ...]]:
         memory, cpu = self.memory_bytes, self.cpu_s
@@ -56,19 +65,30 @@ class Usage:
         }
 
     def remarks(self) -> dict[str, object]:
-        return {}
+        if self.others_busy is None:
+            return {}
+        return {
+            "cpu": {"others_busy": self.others_busy, "stolen": self.stolen, "neighbours": list(self.neighbours)},
+        }
 
     def warnings(self) -> tuple[str, ...]:
-        return ()
+        found = []
+        if self.others_busy is not None and self.others_busy > _NOISE:
+            named = f", most of it {', '.join(self.neighbours)}" if self.neighbours else ""
+            found.append(f"other processes ran on the device's cores: {self.others_busy:.0%} of its time{named}")
+        if self.stolen is not None and self.stolen > _NOISE:
+            found.append(f"the machine below this one took CPU time away: {self.stolen:.0%} of the device's time")
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
 class CpuDevice:
     """`cores` of this machine; implements `profiler.devices.base.Device`. `sampler_cores` keeps the sampler
-    off them."""
+    off them. `pinned` says which cores they are, where that is known: then others on them are noticed."""
 
     cores: int
     sampler_cores: frozenset[int] = frozenset()
+    pinned: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if self.cores < 1:
@@ -83,7 +103,9 @@ class CpuDevice:
     def sampler(self, server: Server) -> ProcessTreeSampler:
         if server.pid is None:
             raise InputError("a CPU device is measured with a server on this machine, not a remote one")
-        return ProcessTreeSampler(server.pid, self.cores, own_cores=set(self.sampler_cores) or None)
+        neighbours = Neighbours(self.pinned) if self.pinned else None
+        own_cores = set(self.sampler_cores) or None
+        return ProcessTreeSampler(server.pid, self.cores, own_cores=own_cores, neighbours=neighbours)
 
 
 class ProcessTree:
@@ -127,6 +149,7 @@ class ProcessTreeSampler:
     """Samples a process tree's memory and CPU time `hz` times a second in a thread, as a context manager.
 
     `cores` is how many cores the tree may use. `own_cores` keeps the sampling thread off the tree's cores.
+    `neighbours` watches who else is on them.
     """
 
     def __init__(
@@ -136,8 +159,12 @@ class ProcessTreeSampler:
         hz: float = 10.0,
         *,
         own_cores: set[int] | None = None,
+        neighbours: Neighbours | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._neighbours = neighbours
+        self._core_times: list[CoreTimes] = []
+        self._looks: list[tuple[float, dict[tuple[int, int], Busy]]] = []
         self._tree = ProcessTree(pid, clock)
         self._cores = cores
         self._clock = clock
@@ -166,6 +193,7 @@ class ProcessTreeSampler:
     def _sample(self) -> float:
         with self._lock:
             cpu_s = self._tree.cpu_s()
+            core_times = None if self._neighbours is None else self._neighbours.times()
             now = self._clock()
             memory_bytes = self._tree.memory_bytes()
             # a tree that is gone reads as nothing; that is no low of its memory
@@ -173,7 +201,16 @@ class ProcessTreeSampler:
                 self._times_s.append(now)
                 self._cpu_s.append(cpu_s)
                 self._memory_bytes.append(memory_bytes)
+                if core_times is not None:
+                    self._core_times.append(core_times)
+                    self._look(now)
             return now
+
+    def _look(self, now: float) -> None:
+        if self._neighbours is not None:
+            found = self._neighbours.look(self._tree.pids())
+            if found is not None:
+                self._looks.append((now, found))
 
     def check(self) -> None:
         """Nothing: a process tree that is gone is the server's own trouble."""
@@ -192,8 +229,11 @@ class ProcessTreeSampler:
             last = max(first, last)
             memory = tuple(zip(times[first : last + 1], self._memory_bytes[first : last + 1], strict=True))
             cpu = tuple(zip(times[first : last + 1], self._cpu_s[first : last + 1], strict=True))
+            core_times = self._core_times[first : last + 1]
+            looks = list(self._looks)
         sizes = [size for _, size in memory]
-        return Usage(max(sizes), min(sizes), self._busy(cpu), memory, cpu)
+        found = Usage(max(sizes), min(sizes), self._busy(cpu), memory, cpu)
+        return replace(found, **self._others(cpu, core_times, looks)) if core_times else found
 
     def busiest(self, seconds: float) -> Usage:
         """The window of that length with the most CPU time, where nobody knows when the load ran."""
@@ -208,6 +248,25 @@ class ProcessTreeSampler:
             return self.window()
         start = max(spans)[1]
         return self.window(start, start + seconds)
+
+    def _others(
+        self,
+        cpu: tuple[tuple[float, float], ...],
+        core_times: list[CoreTimes],
+        looks: list[tuple[float, dict[tuple[int, int], Busy]]],
+    ) -> dict[str, Any]:
+        (start, own_before), (end, own_after) = cpu[0], cpu[-1]
+        whole_s = (end - start) * self._cores
+        if whole_s <= 0:
+            return {}
+        others_s = core_times[-1].used_s - core_times[0].used_s - (own_after - own_before)
+        before = [found for at, found in looks if at <= start] or [found for _, found in looks[:1]]
+        after = [found for at, found in looks if at >= end] or [found for _, found in looks[-1:]]
+        return {
+            "others_busy": round(max(0.0, others_s / whole_s), 4),
+            "stolen": round((core_times[-1].stolen_s - core_times[0].stolen_s) / whole_s, 4),
+            "neighbours": busiest(before[-1], after[0]) if before and after else (),
+        }
 
     def _busy(self, cpu: tuple[tuple[float, float], ...]) -> float:
         (start, cpu_before), (end, cpu_after) = cpu[0], cpu[-1]

@@ -24,6 +24,7 @@ from profiler.load.perf_analyzer import PerfAnalyzerLoadGenerator
 from profiler.load.perf_analyzer_binary import PerfAnalyzerBinary
 from profiler.measure import MeasureReporter, MeasureSummary, measure
 from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
+from profiler.precision import Precision
 from profiler.running import Tools
 from profiler.server.find import TritonInstallation
 from profiler.server.local import LocalTriton
@@ -82,6 +83,7 @@ class Bench:
             load_fractions=(0.3,),
             min_window_s=0.5,
             max_window_s=2.0,
+            precision=Precision(max_windows=1),
             environment=environment(server_version="2.51.0", server_cores=self._cores[:1]),
         )
         return replace(few, **changes)  # type: ignore[arg-type]

@@ -28,6 +28,8 @@ pytestmark = pytest.mark.slow
 
 QUICK = """\
 schema_version: 1
+search: grid
+stability: {max_windows: 1}
 instances: [1]
 max_batch_sizes: [4]
 closed_loop: {concurrency: [8]}
@@ -147,6 +149,108 @@ def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(project: Path) 
         with_overheads.close()
 
 
+# windows of an open loop last as long as they may: on a busy machine, too, requests have to fall into them
+SEARCHED = """\
+schema_version: 1
+instances: [1, 2]
+max_batch_sizes: [1, 2, 4]
+open_loop: {levels: [0.5]}
+window: {min_seconds: 0.5, max_seconds: 2}
+stability: {max_windows: 1}
+"""
+
+
+def stored(project: Path) -> dict[str, str]:
+    """The time of every finished point, by its key; overheads too."""
+    if not (project / "profiles.db").exists():
+        return {}
+    with closing(sqlite3.connect(project / "profiles.db")) as store:
+        try:
+            found = store.execute(
+                "select key, measured_at from measurement where failure is null and source = 'measured'"
+            )
+        except sqlite3.OperationalError:
+            return {}  # it is being made
+        return dict(found.fetchall())
+
+
+def test_a_killed_search_goes_on_from_every_point_that_it_finished_and_decides_as_before(project: Path) -> None:
+    (project / "measure.yaml").write_text(SEARCHED)
+    (project / "workload.yaml").unlink()
+    killed: dict[str, str] = {}
+    for points in (3, 6):  # the server's base counts, too: once in the first configuration, once in a later one
+        command = [*COMMAND, "--load-generator", "builtin"]
+        process = subprocess.Popen(command, cwd=project, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            wait_for(lambda enough=points: len(stored(project)) >= enough, seconds=90)
+            family = psutil.Process(process.pid).children(recursive=True)
+        finally:
+            process.kill()
+            process.wait()
+        wait_for(lambda left=family: not any(one.is_running() for one in left))
+        assert killed.items() <= stored(project).items()  # the second run measured none of them again
+        killed = stored(project)
+    done = run(project, "--json", "--load-generator", "builtin")
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcome = json.loads(done.stdout)
+    after = stored(project)
+    assert killed.items() <= after.items()
+    assert outcome["reused"] == len(killed) - 1
+    assert outcome["measured"] == len(after) - len(killed)
+    again = json.loads(run(project, "--json", "--load-generator", "builtin").stdout)
+    assert (again["measured"], again["reused"]) == (0, len(after) - 1)
+    assert stored(project) == after
+    assert again["pruned"] == outcome["pruned"]
+
+
+def test_constraints_prune_and_say_so(project: Path) -> None:
+    (project / "measure.yaml").write_text(SEARCHED + "constraints: {models: {file_type: {latency_p50_ms: 0.01}}}\n")
+    done = run(project, "--json", "--search", "auto")
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    rows = [row for row in outcome["profiles"] if row["model"] == "file_type"]
+    assert {(row["instances"], row["max_batch_size"], row["load"]) for row in rows} == {(1, 4, "closed")}
+    assert len(outcome["pruned"]) == 6
+    assert all("at most 0.01 ms are allowed" in text for text in outcome["pruned"])
+
+
+MANUAL = """\
+schema_version: 1
+manual:
+  file_type:
+    - max_batch_sizes: [2, 4]
+      queue_delays_us: [100]
+      config: {parameters.threads: [1], dynamic_batching.preferred_batch_size: [[2]]}
+closed_loop: {concurrency: [4]}
+open_loop: {levels: [0.3]}
+window: {min_seconds: 0.5, max_seconds: 0.5}
+stability: {max_windows: 1}
+"""
+
+
+def test_listed_configurations_are_measured_with_every_field_that_they_name(project: Path) -> None:
+    (project / "measure.yaml").write_text(MANUAL)
+    (project / "workload.yaml").unlink()
+    done = run(project, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in json.loads(done.stdout)["profiles"] if row["model"] == "file_type"]
+    assert {(row["max_batch_size"], row["queue_delay_us"], row["load"]) for row in rows} == {
+        (2, 100, "closed"), (2, 100, "open"), (4, 100, "closed"), (4, 100, "open"),
+    }  # fmt: skip
+    variant = "parameters.threads=1, dynamic_batching.preferred_batch_size=[2]"
+    assert {row["variant"] for row in rows} == {variant}
+    shown = subprocess.run(
+        [sys.executable, "-m", "planner.cli", "profiles", "show", "file_type"],
+        cwd=project, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "1 x 2, parameters" in shown.stdout
+    solved = subprocess.run(
+        [sys.executable, "-m", "planner.cli", "solve", "--gpus", "1xcpu-1", "--minimize", "models"],
+        cwd=project, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert solved.returncode != 0
+
+
 def tritons(pid: int) -> list[psutil.Process]:
     family = psutil.Process(pid).children(recursive=True)
     return family if any("tritonserver" in one.name() for one in family) else []
@@ -192,7 +296,6 @@ def test_a_model_that_does_not_load_is_told_with_triton_s_words_and_the_others_g
         (["--cores", "9999"], "core 9999 is not among the cores"),
         (["--cores", "x"], "cores 'x': write for example 0 or 0,2-3"),
         (["--budget", "soon"], "--budget: 'soon' is not a duration"),
-        (["--search", "auto"], "--search auto is not supported by this version"),
         (["--workload", "gone.yaml"], "gone.yaml"),
         (["--triton-server", "gone"], "gone"),
         (["--store", "sqlite:///nowhere/profiles.db"], "nowhere"),

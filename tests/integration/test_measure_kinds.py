@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slow
 
 QUICK = """\
 schema_version: 1
+search: grid
+stability: {max_windows: 1}
 instances: [1]
 closed_loop: {concurrency: [2]}
 open_loop: {of: capacity, levels: [0.3]}
@@ -95,6 +97,14 @@ def test_an_ensemble_is_measured_whole_with_the_memory_of_its_members(project: P
     )  # fmt: skip
     assert planned.returncode == 0, planned.stderr
     assert {replica["model"] for replica in json.loads(planned.stdout)["replicas"]} == {"first"}
+
+
+def test_a_thrifty_search_looks_at_each_size_of_requests(project: Path) -> None:
+    (project / "measure.yaml").write_text(QUICK + "request_batch_sizes: [1, 4]\n")
+    rows = measured(project, "both", "first", "--search", "auto")
+    assert {(row["model"], row["request_batch_size"]) for row in rows} == {
+        (model, size) for model in ("both", "first") for size in (1, 4)
+    }
 
 
 def test_requests_of_several_sizes_are_a_dimension(project: Path) -> None:

@@ -25,6 +25,8 @@ from tests.small_models import ONE_INPUT, write_model
 
 QUICK = """\
 schema_version: 1
+search: grid
+stability: {max_windows: 1}
 instances: [2]
 max_batch_sizes: [4]
 closed_loop: {concurrency: [2]}

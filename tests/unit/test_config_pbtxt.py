@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -190,3 +192,51 @@ def test_a_written_model_links_its_versions_and_reads_back(tmp_path: Path) -> No
     assert sorted(entry.name for entry in target.iterdir()) == ["1", "config.pbtxt"]
     assert (target / "1" / "model.onnx").read_text() == "weights"
     assert config_pbtxt.read_config(target / "config.pbtxt") == changed
+
+
+OVERRIDDEN = """
+name: "m"
+backend: "python"
+max_batch_size: 8
+dynamic_batching { }
+parameters { key: "a" value { string_value: "1" } }
+"""
+
+
+def overridden(path: str, value: object) -> Any:
+    from google.protobuf import text_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    return config_pbtxt.override(text_format.Parse(OVERRIDDEN, ModelConfig()), path, value)
+
+
+def test_any_field_can_be_set_by_its_path() -> None:
+    assert list(overridden("dynamic_batching.preferred_batch_size", [4, 8]).dynamic_batching.preferred_batch_size) == [
+        4,
+        8,
+    ]
+    assert overridden("response_cache.enable", True).response_cache.enable
+    assert overridden("optimization.graph.level", 1).optimization.graph.level == 1
+    parameters = overridden("parameters.threads", 2).parameters
+    assert {key: parameter.string_value for key, parameter in parameters.items()} == {"a": "1", "threads": "2"}
+    assert overridden("parameters.session.use_arena", False).parameters["session.use_arena"].string_value == "false"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [
+        (
+            "dynamic_batchin.x",
+            1,
+            'dynamic_batchin.x: 1 does not fit: Message type "inference.ModelConfig" has no field',
+        ),
+        ("dynamic_batching.preferred_batch_size", "many", "dynamic_batching.preferred_batch_size: 'many' does not fit"),
+        ("instance_group", [], "instance_group is not set here, instances is what sets it"),
+        ("dynamic_batching.max_queue_delay_microseconds", 5, "queue_delays_us is what sets it"),
+        ("parameters", {}, "parameters: write parameters.NAME and a text or a number"),
+        ("parameters.a", [1], "parameters.a: write parameters.NAME and a text or a number, got [1]"),
+    ],
+)
+def test_a_field_that_cannot_be_set_is_named(path: str, value: object, text: str) -> None:
+    with pytest.raises(InputError, match=re.escape(text)):
+        overridden(path, value)

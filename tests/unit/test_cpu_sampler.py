@@ -11,6 +11,7 @@ import pytest
 
 from planner.errors import DeviceError
 from profiler.devices.cpu import ProcessTree, ProcessTreeSampler
+from profiler.devices.neighbours import Neighbours, busiest
 
 MIB = 1024 * 1024
 
@@ -151,3 +152,75 @@ def test_sampling_costs_little() -> None:
     ):
         time.sleep(1.0)
     assert 0 < sampler.own_cpu_s < 0.15
+
+
+SPIN = """
+import os, time
+os.sched_setaffinity(0, {{{core}}})
+print("ready", flush=True)
+while True:
+    pass
+"""
+
+
+def test_a_process_on_the_same_core_is_noticed_and_named() -> None:
+    core = min(os.sched_getaffinity(0))
+    idle = "import time; print('ready', flush=True); time.sleep(60)"
+    with (
+        python(idle) as server,
+        python(SPIN.format(core=core)),
+        ProcessTreeSampler(server.pid, 1, hz=20, neighbours=Neighbours(frozenset({core}))) as sampler,
+    ):
+        start = sampler.sample()
+        time.sleep(2.5)
+        usage = sampler.window(start, sampler.sample())
+    assert usage.others_busy is not None
+    assert usage.others_busy > 0.2  # whatever else may be on that core, the two share it
+    assert usage.neighbours  # the busiest three; on a busy machine the one of this test need not be among them
+    assert usage.warnings()[0].startswith("other processes ran on the device's cores: ")
+    cpu = usage.remarks()["cpu"]
+    assert isinstance(cpu, dict)
+    assert cpu["others_busy"] == usage.others_busy
+
+
+def test_neighbours_are_those_that_may_run_on_the_cores_and_are_named_by_their_cpu_time() -> None:
+    first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+    now = [0.0]
+    watch = Neighbours(frozenset({first}), clock=lambda: now[0])
+    with python(SPIN.format(core=first)) as here, python(SPIN.format(core=last)) as elsewhere:
+        before = watch.look(own=())
+        assert watch.look(own=()) is None  # at most once a second
+        time.sleep(1.0)
+        now[0] = 1.0
+        after = watch.look(own=())
+    assert before is not None
+    assert after is not None
+    pids = {pid for pid, _ in after}
+    assert here.pid in pids
+    assert (elsewhere.pid in pids) == (first == last)
+    own = {key: busy for key, busy in after.items() if key[0] == here.pid}
+    assert [name.endswith(f"(pid {here.pid})") for name in busiest(before, own)] == [True]
+    assert busiest(after, after) == ()
+
+
+def test_the_tree_itself_is_no_neighbour() -> None:
+    core = min(os.sched_getaffinity(0))
+    with (
+        python(SPIN.format(core=core)) as server,
+        ProcessTreeSampler(server.pid, 1, hz=20, neighbours=Neighbours(frozenset({core}))) as sampler,
+    ):
+        start = sampler.sample()
+        time.sleep(2.5)
+        usage = sampler.window(start, sampler.sample())
+    assert usage.others_busy is not None
+    # what is not the tree's is somebody else's, up to the kernel's ticks
+    assert usage.busy + usage.others_busy <= 1.2
+    assert not any(name.endswith(f"(pid {server.pid})") for name in usage.neighbours)
+
+
+def test_without_known_cores_nothing_is_said_of_others() -> None:
+    with python("import time; print('ready', flush=True); time.sleep(60)") as server:
+        with ProcessTreeSampler(server.pid, 1) as sampler:
+            sampler.sample()
+        assert sampler.window().others_busy is None
+        assert sampler.window().remarks() == {}

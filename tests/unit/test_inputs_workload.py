@@ -8,7 +8,7 @@ import pytest
 
 from planner.domain.workload import ModelDemand, Workload
 from planner.errors import InputError
-from planner.inputs.measure_config import MeasureConfig, parse_duration, read_measure_config
+from planner.inputs.measure_config import Constraint, MeasureConfig, Product, parse_duration, read_measure_config
 from planner.inputs.workload import read_workload
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -89,6 +89,34 @@ def test_measure_version_1_is_still_read() -> None:
     )
 
 
+def test_constraints_of_a_model_come_before_the_default_ones(tmp_path: Path) -> None:
+    path = tmp_path / "measure.yaml"
+    path.write_text(
+        "schema_version: 1\nsearch: grid\nstability: {rate: 0.1, latency: 0.5, max_windows: 5}\nconstraints:\n"
+        "  default: {latency_p99_ms: 50, max_memory: 1GiB}\n"
+        "  models: {a: {latency_p95_ms: 5, min_rate_rps: 10}, b: {}}\n"
+    )
+    config = read_measure_config(path)
+    default = Constraint(latency_ms=50, max_memory_bytes=2**30)
+    own = Constraint(percentile=95, latency_ms=5, min_rate_rps=10, max_memory_bytes=2**30)
+    assert (config.constraint, config.constraints) == (default, {"a": own, "b": default})
+    assert (config.search, config.rate_within, config.latency_within, config.max_windows) == ("grid", 0.1, 0.5, 5)
+
+
+def test_manual_configurations_are_products(tmp_path: Path) -> None:
+    path = tmp_path / "measure.yaml"
+    path.write_text(
+        "schema_version: 1\nmanual:\n  a:\n    - {instances: [1, 2], config: {parameters.threads: [1, 2]}}\n"
+        "    - {max_batch_sizes: [8], queue_delays_us: [null, 5]}\n"
+    )
+    assert read_measure_config(path).manual == {
+        "a": (
+            Product(instances=(1, 2), config={"parameters.threads": (1, 2)}),
+            Product(max_batch_sizes=(8,), queue_delays_us=(None, 5)),
+        )
+    }
+
+
 def test_measure_defaults(tmp_path: Path) -> None:
     path = tmp_path / "measure.yaml"
     path.write_text("schema_version: 1\n")
@@ -118,6 +146,17 @@ def test_deadlines_are_durations(tmp_path: Path) -> None:
         ("shapes: {a: {x: [-1]}}", r"shapes.a.x\[0\]: must be at least 1"),
         ("queue_delays_us: [-1]", r"queue_delays_us\[0\]: must be at least 0"),
         ("instance: [1]", "instance: unknown key; did you mean instances?"),
+        ("search: quick", "search: must be 'auto' or 'grid', got 'quick'"),
+        ("stability: {rate: 1.5}", "stability.rate: "),
+        ("stability: {max_windows: 0}", "stability.max_windows: must be at least 1, got 0"),
+        ("constraints: {latency_p99_ms: 5}", "constraints.latency_p99_ms: unknown key; allowed: default, models"),
+        (
+            "constraints: {models: {a: {latency_p99_ms: 5, latency_p50_ms: 2}}}",
+            "constraints.models.a.latency_p99_ms: give one latency bound, not both latency_p50_ms and latency_p99_ms",
+        ),
+        ("constraints: {default: {max_memory: 12}}", "'?12'? is less than 1 MiB; write the unit"),
+        ("manual: {a: []}", "manual.a: must not be empty"),
+        ("manual: {a: [{config: {x.y: 1}}]}", r"manual.a\[0\].config.x.y: must be a list, got 1"),
         ("closed_loop: {concurency: [1]}", "closed_loop.concurency: unknown key; did you mean concurrency?"),
     ],
 )

@@ -147,20 +147,20 @@ def test_parts_tell_whether_a_window_was_stable(
     assert (found.reason is None) == stable
 
 
-def window_of(summary: LoadSummary, statistics: dict[str, object]) -> Window:
+def window_of(summary: LoadSummary) -> Window:
+    """Triton's statistics could not be read before it."""
     result = LoadResult(
         model="m", seconds=30.0, sent_s=(), latency_s=(), offered=summary.answered, failed=0, first_error=None,
         client_busy=0.1, client_bound=False, summary=summary, load_generator="perf_analyzer",
         load_generator_version="2.60.0",
     )  # fmt: skip
     point = LoadPoint(LoadMode.CLOSED, "concurrency 4", concurrency=4)
-    return Window(point, result, Usage(10, 5, 0.5, ((0.0, 10),), ((0.0, 0.0),)), 10, statistics)
+    return Window(point, result, Usage(10, 5, 0.5, ((0.0, 10),), ((0.0, 0.0),)), 10, TritonUnreachable("no answer"), {})
 
 
 def test_a_summary_fills_the_fields_that_requests_fill() -> None:
     row = ProfileRow(model="m", device="cpu-1", concurrency=4)
-    unknown = statistics_delta(TritonUnreachable("no answer"), {})
-    window = window_of(summary_of((100, 101, 99), (0.01, 0.01, 0.01)), unknown)
+    window = window_of(summary_of((100, 101, 99), (0.01, 0.01, 0.01)))
     filled = window.fill(row, paid_once_bytes=4, cold_bytes=5)
     assert filled.rate_rps == pytest.approx(100)
     assert (filled.latency_mean_ms, filled.latency_p50_ms, filled.latency_p99_ms) == (10, 10, 40)
@@ -171,7 +171,7 @@ def test_a_summary_fills_the_fields_that_requests_fill() -> None:
     low, high = remarks["throughput_interval_rps"]  # type: ignore[misc]
     assert low == pytest.approx(100 - 4.303 / 3**0.5)
     assert high == pytest.approx(100 + 4.303 / 3**0.5)
-    few = window_of(summary_of((100, 101, 99), (0.01, 0.01, 0.01), answered=500), unknown)
+    few = window_of(summary_of((100, 101, 99), (0.01, 0.01, 0.01), answered=500))
     assert few.fill(row, paid_once_bytes=0, cold_bytes=0).latency_p99_ms is None
     assert few.fill(row, paid_once_bytes=0, cold_bytes=0).latency_p95_ms == 30
     assert few.remarks()["percentiles_absent"] == ["p99 needs 2000 requests, the window had 500"]

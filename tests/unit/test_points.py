@@ -13,12 +13,15 @@ from profiler.points import (
     InputFile,
     MeasureRequest,
     ModelFacts,
+    closed_ladder,
     closed_point,
     closed_points,
     configurations,
+    midway,
     model_digest,
     open_points,
     point_key,
+    saturating_points,
 )
 
 RANKER = ModelFacts(
@@ -81,6 +84,36 @@ def test_open_loop_rates(planned_rps: float | None, expected: list[float]) -> No
     assert rates(replace(REQUEST, planned_rps=planned), 100.0) == expected
 
 
+def test_a_rate_between_two_is_named_by_how_they_were_chosen() -> None:
+    low, high = open_points(REQUEST, "ranker", 100.0)[:2]
+    middle = midway(low, high)
+    assert (middle.rate_rps, middle.name) == (30, "midway from 0.2 of capacity to 0.4 of capacity")
+    assert midway(None, low).rate_rps == 10
+    assert midway(None, midway(None, low)).name == "half of half of 0.2 of capacity"
+
+
+def test_closed_points_go_on_by_doubling_but_not_past_the_request_s_own() -> None:
+    sure, more = closed_ladder(REQUEST, Configuration(1, 4, 0))
+    assert [point.concurrency for point in (*sure, *more)] == [1, 8, 16, 32]
+    own = replace(REQUEST, concurrency=(1, 2, 4, 64))
+    assert closed_ladder(own, Configuration(1, 4, 0))[1] == []
+    assert [point.concurrency for point in saturating_points(own, Configuration(1, 4, 0))] == [64]
+    assert [point.concurrency for point in saturating_points(own, Configuration(4, 16, 0))] == [64]
+
+
+def test_further_fields_make_another_point_and_none_leave_keys_as_they_were() -> None:
+    one = point_key(REQUEST, RANKER, Configuration(1, 4, 100), closed_point(1))
+    assert one == point_key(REQUEST, RANKER, Configuration(1, 4, 100, overrides=()), closed_point(1))
+    assert one != point_key(
+        REQUEST, RANKER, Configuration(1, 4, 100, overrides=(("parameters.a", "1"),)), closed_point(1)
+    )
+
+
+def test_configurations_and_constraints_of_models_that_are_not_there_are_refused() -> None:
+    with pytest.raises(InputError, match="'other' is not among the models ranker"):
+        replace(REQUEST, manual={"other": ()})
+
+
 def test_a_key_tells_points_apart_but_not_measured_capacities() -> None:
     configuration = Configuration(1, 4, 100)
     one, other = (open_points(REQUEST, "ranker", capacity_rps)[0] for capacity_rps in (100.0, 101.0))
@@ -136,6 +169,16 @@ def test_each_model_gets_the_request_sizes_that_it_takes() -> None:
     assert {c.request_batch_size for c in configurations(request, stateful)} == {1}
     assert [point.concurrency for point in closed_points(request, Configuration(1, 4, 0, 4))] == [1, 2]
     assert str(Configuration(1, 4, None, 4)) == "1 instance, max batch 4, requests of 4"
+
+
+def test_listed_configurations_get_the_request_sizes_that_fit_into_their_batch() -> None:
+    listed = (Configuration(1, 1, None), Configuration(2, 4, 0, overrides=(("parameters.a", "1"),)))
+    request = replace(REQUEST, manual={"ranker": listed}, request_batch_sizes=(2, 1))
+    found = configurations(request, RANKER)
+    assert [(c.instances, c.max_batch_size, c.request_batch_size) for c in found] == [(1, 1, 1), (2, 4, 1), (2, 4, 2)]
+    assert str(found[-1]) == "2 instances, max batch 4, queue delay 0 us, requests of 2, parameters.a=1"
+    with pytest.raises(InputError, match="requests of 2 inferences do not fit into a batch of any listed"):
+        replace(REQUEST, manual={"ranker": listed[:1]}, request_batch_sizes=(2,))
 
 
 def test_a_request_size_that_a_model_cannot_take_is_refused() -> None:

@@ -120,7 +120,7 @@ def test_what_the_plan_rests_on() -> None:
     subject = _two_models()
     text = _read(subject, _plan(subject, BOTH))
     assert "Not verified: planner verify" in text
-    assert "Uncalibrated. Replicas on estimated, published or imported profiles: 1 of 2." in text
+    assert "Uncalibrated. Replicas on estimated, fitted, published or imported profiles: 1 of 2." in text
     assert "Source of profiles, estimated: a guess & no more" in text
     assert "Replicas without a latency objective: 1 of 2" in text
     assert "closed-loop" in text
