@@ -36,7 +36,7 @@ def test_without_a_word_they_are_the_model_s_own(model: ModelFacts) -> None:
 
 def test_what_cannot_be_configured_is_not_listed(model: ModelFacts) -> None:
     fixed = replace(model, fixed=Configuration(1, 8, 0))
-    with pytest.raises(InputError, match="manual.m: 'm' is measured as its server has loaded it"):
+    with pytest.raises(InputError, match=r"manual\.m: 'm' is measured as its server has loaded it"):
         listed_configurations(fixed, [Product()], "manual.m")
     ensemble = replace(model, members=(model,))
     assert listed_configurations(ensemble, [Product()], "manual.m") == (Configuration(1, 8, 0),)
