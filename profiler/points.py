@@ -174,16 +174,21 @@ class MeasureRequest:
 
 
 def model_digest(directory: Path) -> str:
-    """A digest of config.pbtxt and every file of the version folders, by relative path and content."""
+    """A digest of what makes the model, by relative path and content."""
     digest = hashlib.sha256()
-    versions = [entry for entry in directory.iterdir() if entry.is_dir() and entry.name.isdigit()]
-    files = [directory / "config.pbtxt", *(path for version in versions for path in version.rglob("*"))]
-    for path in sorted(files):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(f"{path.relative_to(directory).as_posix()}\0{path.stat().st_size}\0".encode())
-            with path.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
+    for path in model_files(directory):
+        digest.update(f"{path.relative_to(directory).as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def model_files(directory: Path) -> list[Path]:
+    """What makes the model: config.pbtxt and every file of the version folders."""
+    found = directory.iterdir() if directory.is_dir() else ()
+    versions = [entry for entry in found if entry.is_dir() and entry.name.isdigit()]
+    files = [directory / "config.pbtxt", *(path for version in versions for path in version.rglob("*"))]
+    return sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)
 
 
 def configurations(request: MeasureRequest, model: ModelFacts) -> list[Configuration]:

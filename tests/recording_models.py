@@ -22,6 +22,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         controls = config.get("sequence_batching", {}).get("control_input", [])
         self.names = [one["name"] for one in [*config["input"], *controls]]
+        self.is_batched = config["max_batch_size"] > 0
         self.file = open(Path(__file__).resolve().parents[1] / "received.jsonl", "a")
 
     def execute(self, requests):
@@ -30,7 +31,9 @@ class TritonPythonModel:
             tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self.names}
             got = {name: plain(tensor) for name, tensor in tensors.items() if tensor is not None}
             self.file.write(json.dumps(got) + "\\n")
-            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("y", np.zeros((1, 1), np.float32))]))
+            first = next(tensor for tensor in tensors.values() if tensor is not None)
+            shape = (first.as_numpy().shape[0], 1) if self.is_batched else (1,)
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("y", np.zeros(shape, np.float32))]))
         self.file.flush()
         return answers
 """

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from planner.errors import ModelError
-from profiler.points import ModelFacts
+from profiler.points import ModelFacts, model_files
 
 Signature = frozenset[tuple[str, int, int]]
 
 
 class ModelFiles:
-    """Remembers size and time of change of every file of the models, and of the members of ensembles; contents
+    """Remembers size and time of change of every file that makes the models, and of the members of ensembles; contents
     would take too long to read again."""
 
     def __init__(self, models: Iterable[ModelFacts]) -> None:
@@ -31,8 +31,7 @@ class ModelFiles:
 
 def _signature(folder: Path) -> Signature:
     found = set()
-    for path in folder.rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
-            status = path.stat()
-            found.add((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+    for path in model_files(folder):
+        status = path.stat()
+        found.add((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
     return frozenset(found)

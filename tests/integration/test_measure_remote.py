@@ -306,7 +306,7 @@ def test_mutual_tls_over_http(project: Path, somebody_s: Any, generator: str, re
 RESTRICTED = "model-repository,model-config,inference,statistics"
 
 
-@pytest.mark.parametrize("transport", ["grpc", "http"])
+@pytest.mark.parametrize("transport", ["grpc", pytest.param("http", marks=pytest.mark.slow)])
 def test_headers_are_sent_with_every_call_and_never_shown(
     project: Path, triton: TritonInstallation, transport: str
 ) -> None:

@@ -22,6 +22,7 @@ def test_a_model_that_only_ran_is_unchanged(model: ModelFacts) -> None:
     files = ModelFiles([model])
     (model.path / "1" / "__pycache__").mkdir()
     (model.path / "1" / "__pycache__" / "model.pyc").write_text("")
+    (model.path / "log-of-its-own.txt").write_text("")
     files.require_unchanged(model)
 
 
