@@ -24,7 +24,7 @@ from solvers.columns.wanted import Wanted
 Floats = NDArray[np.float64]
 SMOOTHING = 0.7
 # Of the gap, the part that a pricing may leave unknown; and the least and most of it, as shares of a GPU's cost.
-SLACK_OF_GAP, LEAST_SLACK, MOST_SLACK = 0.2, 1e-6, 0.02
+SLACK_OF_GAP, LEAST_SLACK, MOST_SLACK = 0.1, 1e-6, 0.004
 EFFORT_GROWS = 8
 MOST_NODES = 2_000_000
 # A master of more rows takes longer than it is worth: the bound is then that of the prices by area.
