@@ -28,6 +28,8 @@ pytestmark = pytest.mark.slow
 
 QUICK = """\
 schema_version: 1
+search: grid
+stability: {max_windows: 1}
 instances: [1]
 max_batch_sizes: [4]
 closed_loop: {concurrency: [8]}

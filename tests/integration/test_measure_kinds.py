@@ -79,7 +79,8 @@ def test_an_ensemble_is_measured_whole_with_the_memory_of_its_members(project: P
     assert len(whole) == len(alone) == 2
     for row in whole:
         assert (row["backend"], row["variant"], row["instances"]) == ("ensemble", "first 1, second 1", 1)
-        assert row["memory_bytes"] > 1.5 * max(one["memory_bytes"] for one in alone)
+        # two processes and one copy of the libraries that they share: less than twice, much more than one
+        assert row["memory_bytes"] > 1.25 * max(one["memory_bytes"] for one in alone)
         assert row["latency_mean_ms"] > 4
         assert row["busy"] > 0
     store = open_store(f"sqlite:///{project / 'profiles.db'}")
