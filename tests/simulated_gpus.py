@@ -16,10 +16,12 @@ import pytest
 
 SOURCE = Path(__file__).parent / "simulated_nvml" / "simulated_nvml.c"
 LIBRARY = "libnvidia-ml.so.1"
-A100 = "GPU-00000000-0000-0000-0000-00000000a100"
-SPLIT = "GPU-00000000-0000-0000-0000-0000000051ed"
-MIG_1G = "MIG-00000000-0000-0000-0000-000000000010"
-MIG_3G = "MIG-00000000-0000-0000-0000-000000000040"
+# Of this run of tests alone: a process of another one, or left by it, is not on these devices.
+_RUN = f"{os.getpid():08x}-0000-0000-0000"
+A100 = f"GPU-{_RUN}-00000000a100"
+SPLIT = f"GPU-{_RUN}-0000000051ed"
+MIG_1G = f"MIG-{_RUN}-000000000010"
+MIG_3G = f"MIG-{_RUN}-000000000040"
 ONE_GPU = f"gpu {A100} 81920 0 0 NVIDIA A100-SXM4-80GB"
 SPLIT_GPU = (
     f"gpu {SPLIT} 81920 0 1 NVIDIA A100-SXM4-80GB",
