@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import cast
@@ -37,6 +37,7 @@ from profiler.points import (
     point_key,
     saturating_points,
 )
+from profiler.progress import MeasureReporter, MeasureSummary
 from profiler.repeated import Repeated
 from profiler.running import Tools
 from profiler.search import Exhaustive, Search
@@ -48,41 +49,6 @@ _CLOSED_WINDOW_MAX_S = 10.0
 _GROWTH_WORTH_MORE = 1.05
 _BISECTIONS = 2
 _FAILURES_PER_CONFIGURATION = 2
-
-
-class MeasureReporter:
-    """Hears of a sweep's progress. Every method does nothing by default."""
-
-    def configuration(self, model: str, configuration: Configuration, number: int, total: int) -> None:
-        """The `number`th (from 1) configuration begins; there are `total`, of which a search may need fewer."""
-
-    def point(self, model: str, point: LoadPoint, seconds: float) -> None:
-        """A point begins, with a window of `seconds` or several."""
-
-    def measured(self, measurement: Measurement) -> None:
-        """A point is finished and stored; `failure` is set where it failed."""
-
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
-
-
-@dataclass(slots=True)
-class MeasureSummary:
-    """What came of a sweep. `failed`, `left_out` (the budget ended first) and `pruned` (no need to know it, and why)
-    name points or configurations in words. `fitted` configurations follow from laws and were not measured."""
-
-    measured: int = 0
-    reused: int = 0
-    fitted: int = 0
-    failed: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    pruned: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def complete(self) -> bool:
-        return not self.failed and not self.left_out
 
 
 class BudgetEnded(Exception):

@@ -26,8 +26,8 @@ import numpy as np
 
 from planner.domain.serving import Endpoint, LoadMode, LoadSpec
 from planner.domain.statistics import percentile, samples_needed
-from planner.emit import config_pbtxt
 from planner.store.database import open_store
+from planner.workflow.measured_models import facts
 from profiler.cache import cache_directory
 from profiler.devices.cpu import CpuDevice
 from profiler.load.builtin import BuiltinLoadGenerator
@@ -36,7 +36,7 @@ from profiler.load.perf_analyzer_binary import PerfAnalyzerBinary, find_perf_ana
 from profiler.load.preferred import PreferredLoadGenerator
 from profiler.load.requests import input_data_file
 from profiler.measure import measure
-from profiler.points import MeasureRequest, ModelFacts, model_digest
+from profiler.points import MeasureRequest
 from profiler.precision import Precision
 from profiler.running import Tools
 from profiler.server.client import ControlClient
@@ -154,13 +154,13 @@ class Bench:
 
     def measured(self, model: str, point: Point) -> Seen:
         """A sweep with this one point, as `planner measure` makes it; before an open loop it finds the capacity."""
-        facts = self._facts(model)
+        one = facts(self.repository / model)
         request = MeasureRequest(
-            models=[facts],
+            models=[one],
             device="cpu-1",
             server_version=self.server.server_version,
             instances=(1,),
-            max_batch_sizes=(max(1, facts.max_batch_size),),
+            max_batch_sizes=(max(1, one.max_batch_size),),
             concurrency=(point.concurrency or CONCURRENCIES[-1],),
             planned_rps={} if point.rate_rps is None else {model: point.rate_rps},
             rate_multiples=(1.0,),
@@ -185,18 +185,6 @@ class Bench:
         named = "planned" if point.rate_rps is not None else f"concurrency {point.concurrency}:"
         bound = any("too slow" in note and named in note for note in summary.notes)
         return Seen(rate_rps, rows[0].latency_p99_ms, round(rate_rps * point.seconds), bound)
-
-    def _facts(self, model: str) -> ModelFacts:
-        path = self.repository / model
-        config = config_pbtxt.read_config(path / config_pbtxt.CONFIG_NAME)
-        return ModelFacts(
-            name=model,
-            path=path,
-            backend=config_pbtxt.backend_name(config),
-            max_batch_size=config.max_batch_size,
-            queue_delay_us=config_pbtxt.queue_delay_us(config),
-            digest=model_digest(path),
-        )
 
 
 def _seconds(rate_rps: float) -> float:

@@ -23,12 +23,14 @@ from planner.domain.profile import SERVER_ROW
 from planner.domain.serving import LoadMode, LoadSpec
 from planner.emit import config_pbtxt
 from planner.store.database import open_store
+from planner.workflow.measured_models import facts
+from planner.workflow.measured_server import write_configured
 from profiler.cache import cache_directory
 from profiler.devices.cpu import CpuDevice
 from profiler.load.builtin import BuiltinLoadGenerator
 from profiler.measure import measure
 from profiler.overheads import backend_row_name
-from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
+from profiler.points import Configuration, MeasureRequest, ModelFacts
 from profiler.precision import Precision
 from profiler.running import RunningModels, Tools
 from profiler.server.find import find_triton
@@ -83,7 +85,7 @@ class Bench:
         self._server_cores, others = cores[:1], cores[1:] or cores
         self._installation = find_triton()
         self.load = BuiltinLoadGenerator(others)
-        self.tools = Tools(self._start, self.load, _write_repository, CpuDevice(1, frozenset(others)))
+        self.tools = Tools(self._start, self.load, write_configured, CpuDevice(1, frozenset(others)))
 
     def _start(self, repository: Path) -> LocalTriton:
         log = self.scratch / "triton.log"
@@ -143,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     repository = cache_directory() / "example-models"
     subprocess.run([sys.executable, str(BUILD_MODELS), "-o", str(repository)], check=True, stdout=sys.stderr)
-    models = [_facts(path.parent) for path in sorted(repository.glob(f"*/{config_pbtxt.CONFIG_NAME}"))]
+    models = [facts(path.parent) for path in sorted(repository.glob(f"*/{config_pbtxt.CONFIG_NAME}"))]
     with tempfile.TemporaryDirectory(prefix="planner-memory-law-") as scratch:
         bench = Bench(models, Path(scratch))
         profiles = [bench.profile() for _ in range(options.rounds)]
@@ -188,29 +190,6 @@ def _print_profiles(models: Sequence[ModelFacts], profiles: Sequence[Profile]) -
 def _own(model: ModelFacts) -> Configuration:
     """One instance, its largest batch."""
     return Configuration(1, model.max_batch_size, model.queue_delay_us)
-
-
-def _facts(path: Path) -> ModelFacts:
-    config = config_pbtxt.read_config(path / config_pbtxt.CONFIG_NAME)
-    return ModelFacts(
-        name=path.name,
-        path=path,
-        backend=config_pbtxt.backend_name(config),
-        max_batch_size=config.max_batch_size,
-        queue_delay_us=config_pbtxt.queue_delay_us(config),
-        digest=model_digest(path),
-    )
-
-
-def _write_repository(model: ModelFacts, configuration: Configuration, target: Path) -> None:
-    config = config_pbtxt.configure(
-        config_pbtxt.read_config(model.path / config_pbtxt.CONFIG_NAME),
-        instances=configuration.instances,
-        max_batch_size=configuration.max_batch_size,
-        queue_delay_us=configuration.queue_delay_us,
-        kind="KIND_CPU",
-    )
-    config_pbtxt.write_model(model.path, target / model.name, config)
 
 
 if __name__ == "__main__":

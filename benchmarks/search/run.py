@@ -27,12 +27,15 @@ from planner.domain.profile import ProfileRow, by_configuration
 from planner.domain.serving import LoadMode
 from planner.emit import config_pbtxt
 from planner.store.database import open_store
+from planner.workflow.measured_models import facts
+from planner.workflow.measured_server import write_configured
 from planner.workflow.measuring import choose_load_generator
 from profiler.cache import cache_directory
 from profiler.devices.cpu import CpuDevice
-from profiler.measure import MeasureReporter, measure
-from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
+from profiler.measure import measure
+from profiler.points import Configuration, MeasureRequest, ModelFacts
 from profiler.precision import Precision
+from profiler.progress import MeasureReporter
 from profiler.running import Tools
 from profiler.server.find import find_triton
 from profiler.server.local import LocalTriton
@@ -73,22 +76,13 @@ def prepared(names: Sequence[str], batches: Sequence[int], folder: Path) -> list
     """The example models with a largest batch of the study's."""
     source = cache_directory() / "example-models"
     subprocess.run([sys.executable, str(BUILD_MODELS), "-o", str(source)], check=True, stdout=subprocess.DEVNULL)
-    facts = []
+    found = []
     for name in names:
         config = config_pbtxt.read_config(source / name / config_pbtxt.CONFIG_NAME)
         config.max_batch_size = max(batches)
         config_pbtxt.write_model(source / name, folder / name, config)
-        facts.append(
-            ModelFacts(
-                name=name,
-                path=folder / name,
-                backend=config_pbtxt.backend_name(config),
-                max_batch_size=config.max_batch_size,
-                queue_delay_us=config_pbtxt.queue_delay_us(config),
-                digest=model_digest(folder / name),
-            )
-        )
-    return facts
+        found.append(facts(folder / name))
+    return found
 
 
 class Bench:
@@ -128,7 +122,9 @@ class Bench:
         load = choose_load_generator(options.load_generator, generator, MeasureReporter(), ANSWER_S)
         device = CpuDevice(1, frozenset(generator), frozenset(self.cores[:1]))
         store = open_store(f"sqlite:///{self.scratch}/{how}-{model.name}.db")
-        summary = measure(request, store, Tools(self.start, load, _write, device), Line(f"{model.name}, {how}"))
+        summary = measure(
+            request, store, Tools(self.start, load, write_configured, device), Line(f"{model.name}, {how}")
+        )
         rows = store.rows(model=model.name)
         store.close()
         measured = [row for row in rows if not row.is_fitted]
@@ -143,17 +139,6 @@ class Bench:
             failed=len(summary.failed),
         )
         return found, rows
-
-
-def _write(model: ModelFacts, configuration: Configuration, target: Path) -> None:
-    config = config_pbtxt.configure(
-        config_pbtxt.read_config(model.path / config_pbtxt.CONFIG_NAME),
-        instances=configuration.instances,
-        max_batch_size=configuration.max_batch_size,
-        queue_delay_us=configuration.queue_delay_us,
-        kind="KIND_CPU",
-    )
-    config_pbtxt.write_model(model.path, target / model.name, config)
 
 
 def _closed(rows: Sequence[ProfileRow]) -> list[ProfileRow]:

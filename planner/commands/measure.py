@@ -19,7 +19,7 @@ from planner.errors import Incomplete, InputError
 if TYPE_CHECKING:
     from planner.domain.serving import Access
     from planner.workflow.measuring import Measured, SweepRequest
-    from profiler.measure import MeasureReporter
+    from profiler.progress import MeasureReporter
 
 FAILURES_SHOWN = 10
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -146,7 +146,7 @@ class _Progress:
 
     @property
     def reporter(self) -> MeasureReporter:
-        from profiler.measure import MeasureReporter
+        from profiler.progress import MeasureReporter
 
         progress = self
 

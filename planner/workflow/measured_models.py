@@ -15,8 +15,8 @@ from planner.emit import config_pbtxt
 from planner.errors import InputError, NotFoundError
 from planner.inputs.yaml_file import nearest
 from profiler.load.requests import inferences, refuse_decoupled, requests_of
-from profiler.measure import MeasureReporter
 from profiler.points import InputFile, ModelFacts, model_digest
+from profiler.progress import MeasureReporter
 
 
 def models_to_measure(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from planner.domain.serving import Access, Server
 from planner.emit import config_pbtxt
@@ -19,8 +19,8 @@ from planner.workflow.manual import overridden
 from planner.workflow.measured_models import models_to_measure, require_model
 from planner.workflow.model_files import ModelFiles
 from profiler.devices.remote import RemoteDevice
-from profiler.measure import MeasureReporter
 from profiler.points import Configuration, ModelFacts
+from profiler.progress import MeasureReporter
 from profiler.server.find import TritonInstallation
 from profiler.server.local import LocalTriton
 from profiler.server.remote import RemoteHost, RemoteTriton, as_json, parse_url
@@ -78,15 +78,7 @@ class LocalServers:
 
     def _write_one(self, model: ModelFacts, configuration: Configuration, repository: Path) -> None:
         self.files.require_unchanged(model)
-        config = config_pbtxt.configure(
-            config_pbtxt.read_config(model.path / config_pbtxt.CONFIG_NAME),
-            instances=configuration.instances,
-            max_batch_size=configuration.max_batch_size,
-            queue_delay_us=configuration.queue_delay_us,
-            kind="KIND_GPU" if self.target.gpu_uuid else "KIND_CPU",
-            gpus=(0,) if self.target.gpu_uuid else (),
-        )
-        config_pbtxt.write_model(model.path, repository / model.name, overridden(config, configuration))
+        write_configured(model, configuration, repository, on_gpu=self.target.gpu_uuid is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +138,29 @@ class RemoteServer:
             return
         config = config_pbtxt.read_config(model.path / config_pbtxt.CONFIG_NAME)
         on_gpu = any(group.kind == group.KIND_GPU for group in config.instance_group)
-        changed = config_pbtxt.configure(
-            config,
-            instances=configuration.instances,
-            max_batch_size=configuration.max_batch_size,
-            queue_delay_us=configuration.queue_delay_us,
-            kind="KIND_GPU" if on_gpu else "KIND_CPU",
-            gpus=(0,) if on_gpu else (),
-        )
         (repository / model.name).mkdir()
-        changed = overridden(changed, configuration)
+        changed = _configured(config, configuration, on_gpu=on_gpu)
         config_pbtxt.write_config(changed, repository / model.name / config_pbtxt.CONFIG_NAME)
+
+
+def write_configured(
+    model: ModelFacts, configuration: Configuration, repository: Path, *, on_gpu: bool = False
+) -> None:
+    """The model's files with its config.pbtxt as configured."""
+    config = config_pbtxt.read_config(model.path / config_pbtxt.CONFIG_NAME)
+    config_pbtxt.write_model(model.path, repository / model.name, _configured(config, configuration, on_gpu=on_gpu))
+
+
+def _configured(config: Any, configuration: Configuration, *, on_gpu: bool) -> Any:
+    changed = config_pbtxt.configure(
+        config,
+        instances=configuration.instances,
+        max_batch_size=configuration.max_batch_size,
+        queue_delay_us=configuration.queue_delay_us,
+        kind="KIND_GPU" if on_gpu else "KIND_CPU",
+        gpus=(0,) if on_gpu else (),
+    )
+    return overridden(changed, configuration)
 
 
 def _fixed(model: ModelFacts) -> Configuration:

@@ -35,9 +35,10 @@ from profiler.load.perf_analyzer import PerfAnalyzerLoadGenerator
 from profiler.load.perf_analyzer_binary import find_perf_analyzer
 from profiler.load.preferred import PreferredLoadGenerator
 from profiler.load.strict import StrictLoadGenerator
-from profiler.measure import MeasureReporter, MeasureSummary, measure
+from profiler.measure import measure
 from profiler.points import Configuration, MeasureRequest, ModelFacts
 from profiler.precision import Precision
+from profiler.progress import MeasureReporter, MeasureSummary
 from profiler.running import Tools
 from profiler.server.find import find_triton
 from profiler.server.remote import RemoteHost

@@ -22,9 +22,10 @@ from profiler.environment import environment
 from profiler.load.builtin import BuiltinLoadGenerator
 from profiler.load.perf_analyzer import PerfAnalyzerLoadGenerator
 from profiler.load.perf_analyzer_binary import PerfAnalyzerBinary
-from profiler.measure import MeasureReporter, MeasureSummary, measure
+from profiler.measure import measure
 from profiler.points import Configuration, MeasureRequest, ModelFacts, model_digest
 from profiler.precision import Precision
+from profiler.progress import MeasureReporter, MeasureSummary
 from profiler.running import Tools
 from profiler.server.find import TritonInstallation
 from profiler.server.local import LocalTriton
