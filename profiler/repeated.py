@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean
 
 from planner.domain.serving import LoadMode, LoadResult, LoadSummary
@@ -43,7 +44,7 @@ class PooledUsage:
         return tuple(dict.fromkeys(text for part in self.parts for text in part.warnings()))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Repeated:
     """`windows` of the same load, one after another. `percent` is the percentile that must be known closely."""
 
@@ -51,7 +52,7 @@ class Repeated:
     percent: float
     precision: Precision
 
-    @property
+    @cached_property
     def counted(self) -> tuple[Window, ...]:
         """Those since the last one that was not stable: what came before it was no steady state either.
 
@@ -60,7 +61,7 @@ class Repeated:
         first = max((place for place, window in enumerate(self.windows) if not window.stability.stable), default=-1)
         return self.windows[first + 1 :] or self.windows[-1:]
 
-    @property
+    @cached_property
     def together(self) -> Window:
         counted = self.counted
         if len(counted) == 1:
