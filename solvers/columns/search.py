@@ -25,7 +25,7 @@ from solvers.columns.wanted import Wanted
 SHARE_OF_FILLS, SHARE_OF_RELAXATION, SHARE_OF_DIVE = 0.08, 0.4, 0.85
 # Of a relaxation's GPUs, what a dive settles at once, and by how much it mistakes fractions.
 STEPS, BY_CHANCE = ((0.2, 0.0), (0.05, 0.0)), (0.08, 0.2)
-MOST_DIVES = 40
+DIVES_BY_CHANCE = 38
 SURE = 1e-6
 FRUITLESS = 60
 
@@ -169,10 +169,9 @@ class Search:
         if self.relaxed is None or self.relaxed.unserved > SURE:
             return
         until = self._at(SHARE_OF_DIVE)
-        for turn in range(MOST_DIVES):
+        for share, noise in (*STEPS, *(BY_CHANCE,) * DIVES_BY_CHANCE):
             if self.near or time.monotonic() > until:
                 return
-            share, noise = (*STEPS, BY_CHANCE)[min(turn, len(STEPS))]
             placed = self._dive.run(self.task, until, self._most_cost(), self.relaxed, share=share, noise=noise)
             if placed is not None:
                 self.offer(spread_out(placed))
