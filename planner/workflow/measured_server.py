@@ -78,7 +78,7 @@ class LocalServers:
 
     def _write_one(self, model: ModelFacts, configuration: Configuration, repository: Path) -> None:
         self.files.require_unchanged(model)
-        write_configured(model, configuration, repository, on_gpu=self.target.gpu_uuid is not None)
+        write_configured(model, configuration, repository, on_gpu=bool(self.target.gpu_uuid))
 
 
 @dataclass(frozen=True, slots=True)
