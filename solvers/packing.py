@@ -10,6 +10,7 @@ from planner.domain.problem import Device, Model, Objective, Option
 from planner.domain.units import PPM
 from solvers.loading import Loading
 from solvers.reduction import Choice, Reduction
+from solvers.stopping import stop_if_asked
 
 Measure = Callable[[Sequence[float]], float]
 # How well a replica's shares (memory, busy time) go with what is free on a device.
@@ -116,6 +117,7 @@ class Packing:
         """Serve the model as far as possible; False where the demand or the replicas asked for do not fit."""
         cursors: dict[Choice, int] = {}
         while self._waits(model):
+            stop_if_asked()
             if not self._add(model, cursors):
                 break
         count = self._counts[model.name]
@@ -132,6 +134,7 @@ class Packing:
         before: list[Choice] = []
         filled: list[Choice] = []
         while waiting:
+            stop_if_asked()
             loading = self._next_device(waiting[0])
             if loading is None:
                 return waiting[0]

@@ -17,6 +17,7 @@ from solvers.base import Progress, SolveOptions, SolveResult, SolverFactory
 from solvers.bounds import applies, places_needed
 from solvers.greedy import GreedySolver, first_plan, takes_a_moment
 from solvers.reduction import Reduction
+from solvers.stopping import stoppable
 
 if TYPE_CHECKING:
     from solvers.columns.solver import ColumnsSolver
@@ -34,19 +35,23 @@ def solve(problem: Problem, options: SolveOptions, progress: Progress, *, name: 
     """
     if name not in FACTORIES:
         raise InputError(f"solver {name!r} is not known", hint=f"there are {', '.join(FACTORIES)}")
-    started, keeping = time.monotonic(), _Keeping(progress)
-    try:
-        result = FACTORIES[name]().solve(problem, options, keeping)
-    except KeyboardInterrupt:
-        if keeping.best is None:
-            raise
-        result = GreedySolver().conclude(Reduction(problem), keeping.best, started)
-        result = replace(result, solver=name, interrupted=True)
+    result = stoppable(lambda: _solve(problem, options, _Keeping(progress), name))
     violations = [] if result.placements is None else check_placements(problem, result.placements)
     if violations:
         text = "; ".join(map(str, violations))
         raise PlannerError(f"solver {result.solver} gave a plan that breaks rules: {text}")
     return result
+
+
+def _solve(problem: Problem, options: SolveOptions, keeping: _Keeping, name: str) -> SolveResult:
+    started = time.monotonic()
+    try:
+        return FACTORIES[name]().solve(problem, options, keeping)
+    except KeyboardInterrupt:
+        if keeping.best is None:
+            raise
+        result = GreedySolver().conclude(Reduction(problem), keeping.best, started)
+        return replace(result, solver=name, interrupted=True)
 
 
 class _Keeping(Progress):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+from solvers.stopping import WAKE_EVERY_S, stop_if_asked
+
 _done = threading.Event()
 _seconds: list[float] = []
 
@@ -14,7 +16,10 @@ def compiled(limit_s: float) -> float | None:
     if not _seconds and not _done.is_set():
         thread = threading.Thread(target=_compile, daemon=True)
         thread.start()
-        thread.join(max(0.0, limit_s))
+        ends = time.monotonic() + limit_s
+        while thread.is_alive() and (left := ends - time.monotonic()) > 0:
+            stop_if_asked()
+            thread.join(min(left, WAKE_EVERY_S))
     return _seconds[0] if _seconds else None
 
 

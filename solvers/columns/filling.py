@@ -18,6 +18,7 @@ from solvers.columns.column import Column, Content
 from solvers.columns.instance import Instance
 from solvers.columns.pricing import Effort, Pricer
 from solvers.columns.wanted import Wanted
+from solvers.stopping import stop_if_asked
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -88,6 +89,7 @@ class Filler:
         best: dict[int, tuple[Column, float] | None] = {}
         cost = 0.0
         while wanted.waiting.any():
+            stop_if_asked()
             for group in range(len(left)):
                 if left[group] and group not in best:
                     best[group] = self._best(group, prices, power, wanted, effort)

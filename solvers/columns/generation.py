@@ -20,6 +20,7 @@ from solvers.columns.master import Cap, Duals, Master
 from solvers.columns.pricing import Effort, Pricer
 from solvers.columns.rows import Rows
 from solvers.columns.wanted import Wanted
+from solvers.stopping import stop_if_asked
 
 Floats = NDArray[np.float64]
 SMOOTHING = 0.7
@@ -88,6 +89,7 @@ class Generator:
             most_rounds = 0
         solution = self.master.solve() if most_rounds else self.master.unsolved()
         for _ in range(most_rounds):
+            stop_if_asked()
             self.rounds += 1
             gap = (solution.value - self.bound) / solution.value if solution.value > 0 else 0.0
             effort = replace(effort, slack=min(MOST_SLACK, max(LEAST_SLACK, SLACK_OF_GAP * gap)))

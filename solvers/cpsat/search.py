@@ -14,10 +14,10 @@ from planner.errors import PlannerError
 from solvers.base import SolveOptions
 from solvers.cpsat.variables import Variables
 from solvers.reduction import name_placements
+from solvers.stopping import WAKE_EVERY_S, stop_if_asked
 
 # CP-SAT returns the bound of an integer objective as a float.
 ROUNDING = 1e-6
-STOP_EVERY_S = 0.1
 FULL_RELAXATION = 2
 
 
@@ -86,20 +86,18 @@ def _solver(options: SolveOptions, seconds: float) -> cp_model.CpSolver:
 def run_until_stopped(
     solver: cp_model.CpSolver, model: cp_model.CpModel, callback: cp_model.CpSolverSolutionCallback | None = None
 ) -> tuple[cp_model.CpSolverStatus, bool]:
-    """The search runs beside this thread, for only a waiting thread hears Ctrl-C. True: it was heard.
-
-    It wakes up again and again: a signal that the system gave to another thread is dealt with only then.
-    """
+    """The search runs beside this thread, for only a waiting thread hears Ctrl-C. True: it was heard."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         running = pool.submit(solver.solve, model, callback)
         try:
             while not running.done():
-                wait([running], timeout=STOP_EVERY_S)
+                stop_if_asked()
+                wait([running], timeout=WAKE_EVERY_S)
             return running.result(), False
         except KeyboardInterrupt:
             while not running.done():  # a search that has not quite begun does not hear the first call
                 solver.stop_search()
-                wait([running], timeout=STOP_EVERY_S)
+                wait([running], timeout=WAKE_EVERY_S)
             return running.result(), True
 
 
