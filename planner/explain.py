@@ -83,7 +83,8 @@ def _sentence(binding: Binding) -> str:
         actual, limit = format_bytes(int(binding.actual)), format_bytes(int(binding.limit))
     else:
         actual, limit = f"{binding.actual:.3g}", f"{binding.limit:.3g} {binding.unit}"
-    return f"{binding.rule}: {binding.subject}: {actual} of {limit} ({_used_share(binding):.0%})"
+    when = "" if binding.period is None else f" in period {binding.period}"
+    return f"{binding.rule}: {binding.subject}: {actual} of {limit} ({_used_share(binding):.0%}){when}"
 
 
 def _unserved_sentences(plan: Plan) -> Iterator[str]:

@@ -15,7 +15,7 @@ from solvers.base import Progress
 
 if TYPE_CHECKING:
     from planner.domain.plan import ObjectiveValue, Plan
-    from planner.domain.problem import Objective
+    from planner.domain.problem import Objective, Problem
     from planner.workflow.planning import Solved, SolveRequest
 
 GPUS_SHOWN = 20
@@ -125,6 +125,7 @@ def _print(solved: Solved, options: dict[str, Any]) -> None:
         click.echo(line)
     click.echo()
     _print_objectives(plan)
+    _print_periods(plan, problem)
     if plan.gpus:
         click.echo("Placement: instances x largest batch, capacity, latency at it of its bound\n")
     for line in plan_view.placement(plan, problem, GPUS_SHOWN):
@@ -143,6 +144,18 @@ def _print_objectives(plan: Plan) -> None:
         for o, gap in zip(plan.objectives, plan.gap, strict=True)
     ]  # fmt: skip
     print_table("Objectives", ["objective", "value", "bound", "gap", "proved by", "certified"], rows)
+
+
+def _print_periods(plan: Plan, problem: Problem) -> None:
+    from planner.domain.period_loads import period_loads
+
+    if len(problem.periods) < 2:
+        return
+    rows = [
+        (load.period, f"{load.rate_rps:,.5g}", load.device or "-", f"{load.busy:.1%}", f"{load.binding:,}")
+        for load in period_loads(plan, problem.periods)
+    ]
+    print_table("Periods", ["period", "req/s", "busiest device", "busy", "binds there"], rows)
 
 
 class _Reporter(Progress):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -14,9 +14,18 @@ from planner.errors import InputError
 T = TypeVar("T")
 
 
+_LATER = "later"
+
+
+def later(default: T) -> T:
+    """A field that came after files were written: left out at its default, so that their digests stay."""
+    made: T = field(default=default, metadata={_LATER: True})
+    return made
+
+
 def to_json(value: object) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: to_json(getattr(value, f.name)) for f in fields(value) if not _left_out(f, value)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -24,6 +33,10 @@ def to_json(value: object) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [to_json(v) for v in value]
     return value
+
+
+def _left_out(known: Field[Any], value: object) -> bool:
+    return _LATER in known.metadata and bool(getattr(value, known.name) == known.default)
 
 
 def from_json(kind: type[T], value: object, where: str) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.domain.layout import Layout, LoadedDevice, Placed
@@ -187,7 +187,8 @@ def _binding(layout: Layout) -> Iterator[Binding]:
         used, capacity = loaded.memory_bytes_used, loaded.kind.memory_bytes
         if used >= BINDING_SHARE * capacity:
             yield Binding(rule=Rule.GPU_MEMORY, subject=subject, limit=capacity, actual=used, unit="bytes")
-        busy, limit = loaded.peak_busy_ppm, loaded.busy_limit_ppm
+        limit = loaded.busy_limit_ppm
+        busy, period = _worst(layout, loaded.busy_ppm)
         if busy >= BINDING_SHARE * limit:
             yield Binding(
                 rule=Rule.GPU_UTILIZATION,
@@ -195,6 +196,7 @@ def _binding(layout: Layout) -> Iterator[Binding]:
                 limit=limit / PPM,
                 actual=busy / PPM,
                 unit="busy share",
+                period=period,
             )
         for placed in loaded.replicas:
             yield from _binding_latency(layout, loaded, placed)
@@ -202,8 +204,16 @@ def _binding(layout: Layout) -> Iterator[Binding]:
 
 def _binding_latency(layout: Layout, loaded: LoadedDevice, placed: Placed) -> Iterator[Binding]:
     bound = layout.problem.model_by_name[placed.option.model].latency_bound_us
-    known = [loaded.latency_us(placed, index) for index in range(len(layout.problem.periods))]
-    worst = max((k for k in known if k is not None), default=None)
-    if bound is not None and worst is not None and worst >= BINDING_SHARE * bound:
+    worst, period = _worst(layout, lambda index: loaded.latency_us(placed, index) or 0)
+    if bound is not None and worst >= BINDING_SHARE * bound:
         subject = f"{placed.replica} on {loaded.device.id}"
-        yield Binding(rule=Rule.LATENCY, subject=subject, limit=bound / 1000, actual=worst / 1000, unit="ms")
+        limit, actual = bound / 1000, worst / 1000
+        yield Binding(rule=Rule.LATENCY, subject=subject, limit=limit, actual=actual, unit="ms", period=period)
+
+
+def _worst(layout: Layout, value: Callable[[int], int]) -> tuple[int, str | None]:
+    """The largest value of any period, and the first period that has it where there are several."""
+    periods = layout.problem.periods
+    values = [value(index) for index in range(len(periods))]
+    worst = max(values)
+    return worst, periods[values.index(worst)] if len(periods) > 1 else None

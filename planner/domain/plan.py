@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from planner.domain.codec import from_json
+from planner.domain.codec import from_json, later
 from planner.domain.problem import LatencyBasis, Objective, require_version
 from planner.errors import InputError
 
@@ -118,13 +118,17 @@ class Unserved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """A rule that has hardly any slack left: `actual` against `limit`, both in `unit`."""
+    """A rule that has hardly any slack left: `actual` against `limit`, both in `unit`.
+
+    `period`: when; None where the rule knows no period, or the problem has one alone.
+    """
 
     rule: str
     subject: str
     limit: float
     actual: float
     unit: str
+    period: str | None = later(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from planner.build import basis_notes
 from planner.domain.objectives import MAXIMISED
+from planner.domain.period_loads import period_loads
 from planner.domain.plan import ObjectiveValue, Plan, PlannedDevice, PlannedGpu, Replica, Status
 from planner.domain.problem import LatencyBasis, Objective, Option, Problem
 from planner.domain.profile import Source
@@ -58,6 +59,7 @@ def page(problem: Problem, plan: Plan, verification: Verification | None, violat
         _map(problem, plan),
         _how_sure(problem, plan),
         _objectives(plan),
+        *_periods(problem, plan),
         *_unserved(plan),
         _binding(problem, plan),
         *([] if verification is None else [verified(verification)]),
@@ -194,6 +196,27 @@ def _objectives(plan: Plan) -> Html:
         for objective, gap in zip(plan.objectives, plan.gap, strict=True)
     ]
     return section("Objectives", table("Objectives", columns, [Group("", rows)]))
+
+
+def _periods(problem: Problem, plan: Plan) -> Iterator[Html]:
+    """Not for a file whose replicas and devices do not belong together: `check` says that."""
+    names = {replica.id for replica in plan.replicas if len(replica.periods) == len(problem.periods)}
+    on_devices = {name for gpu in plan.gpus for device in gpu.devices for name in device.replicas}
+    if len(problem.periods) < 2 or names != {replica.id for replica in plan.replicas} or not on_devices <= names:
+        return
+    columns = [
+        Column("period", number=False),
+        Column("planned, req/s"),
+        Column("busiest device", number=False),
+        Column("busy"),
+        Column("rules that bind there"),
+    ]
+    rows = [
+        (load.period, number(load.rate_rps), load.device or "-", percent(load.busy), f"{load.binding:,}")
+        for load in period_loads(plan, problem.periods)
+    ]
+    text = "One placement keeps every rule in each period; peaks at different hours may share a device."
+    yield section("Periods", element("p", text, "small"), table("Periods", columns, [Group("", rows)]))
 
 
 def _binding(problem: Problem, plan: Plan) -> Html:

@@ -233,3 +233,20 @@ def test_throughput_also_adds_what_the_slowest_model_cannot_use() -> None:
     assert result.status is Status.OPTIMAL
     capacity = sum(subject.option_by_id[p.option].capacity_mrps for p in result.placements or ())
     assert capacity == 4000
+
+
+def _two_periods(night_of_b: int) -> Problem:
+    """a is busy by day; b too, or at night."""
+    day_of_b = 600_000 - night_of_b
+    options = [option("a", busy_ppm=(500_000, 100_000)), option("b", busy_ppm=(day_of_b, night_of_b))]
+    models = [model("a", (1000, 200)), model("b", (1000, 1000))]
+    return problem(models, options, fleet=devices(count=2), periods=("day", "night"))
+
+
+@pytest.mark.parametrize("solver", registry.FACTORIES)
+@pytest.mark.parametrize(("night_of_b", "gpus"), [(500_000, 1), (100_000, 2)])
+def test_peaks_share_a_device_where_they_do_not_meet(solver: str, night_of_b: int, gpus: int) -> None:
+    subject = _two_periods(night_of_b)
+    result = registry.solve(subject, QUICK, Progress(), name=solver)
+    assert result.placements is not None
+    assert len({placement.device for placement in result.placements}) == gpus

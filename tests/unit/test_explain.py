@@ -115,3 +115,9 @@ def _plan(subject: Problem) -> Plan:
     origin = Origin(status=result.status, solver=result.solver, seed=0, runtime_s=0.0,
                     bounds=[(b.value, b.method) for b in result.bounds])  # fmt: skip
     return derive_plan(subject, result.placements, origin)
+
+
+def test_explain_plan_says_in_which_period_a_rule_binds() -> None:
+    options = [option("a", busy_ppm=(700_000, 100_000)), option("b", busy_ppm=(100_000, 300_000))]
+    subject = problem([model("a", (1000, 100)), model("b", (300, 1000))], options, periods=("day", "night"))
+    assert "gpu-utilization: big/0: 0.8 of 0.8 busy share (100%) in period day" in explain_plan(subject, _plan(subject))

@@ -289,3 +289,13 @@ def test_a_server_that_failed_shows_its_log() -> None:
     assert "The server of A100-80/0 failed tritonserver ended with exit code 137 E <out of memory>" in text
     assert "not measured 40% not measured" in text
     assert "Verification failed." in text
+
+
+def test_periods_are_compared_where_there_are_several() -> None:
+    options = [option("a", busy_ppm=(700_000, 100_000)), option("b", busy_ppm=(100_000, 300_000))]
+    subject = problem([model("a", (1000, 100)), model("b", (300, 1000))], options, periods=("day", "night"))
+    placements = [Placement(replica=name, option=f"{name}@big", device="big/0") for name in "ab"]
+    origin = Origin(status=Status.FEASIBLE, solver="test", seed=0, runtime_s=0.0, bounds=[(None, "none")])
+    plan = derive_plan(subject, placements, origin)
+    assert "day 1.3 big/0 80% 1 night 1.1 big/0 40% 0" in _Text(page(subject, plan, None, [])).text
+    assert "Periods" not in _Text(page(problem(), derive_plan(problem(), [], origin), None, [])).text
