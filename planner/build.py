@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from planner.domain.fleet import Fleet, Gpu, GpuType
 from planner.domain.problem import (
     SCHEMA_VERSION,
+    ConfigurationKey,
     Device,
     DeviceKind,
     LatencyBasis,
@@ -16,6 +17,7 @@ from planner.domain.problem import (
     Objective,
     Option,
     Problem,
+    Running,
     Settings,
 )
 from planner.domain.profile import BACKEND_ROW_PREFIX, SERVER_ROW, ProfileRow, Source
@@ -29,12 +31,17 @@ _RATELESS = frozenset({Objective.MODELS, Objective.THROUGHPUT})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings:
-    """The user's choices. `objectives` empty: the default order. `server_base_bytes` replaces a missing row."""
+    """The user's choices. `objectives` empty: the default order. `server_base_bytes` replaces a missing row.
+
+    `current`: the replicas of the plan that runs now; `max_moves` of the new one may differ from it.
+    """
 
     settings: Settings
     objectives: tuple[Objective, ...] = ()
     allow_unserved: bool = False
     server_base_bytes: int | None = None
+    current: tuple[Running, ...] = ()
+    max_moves: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,8 @@ def build(
     notes: list[str] = []
     without: list[str] = []
     for model in models:
-        found, reasons = _options_on(kinds, model, rows, choice.settings)
+        running = frozenset(r.configuration for r in choice.current if r.model == model.name)
+        found, reasons = _options_on(kinds, model, rows, choice.settings, running)
         options.extend(found)
         if not found:
             without.extend(reasons)
@@ -84,6 +92,8 @@ def build(
         objectives=objectives,
         allow_unserved=choice.allow_unserved or Objective.MODELS in objectives,
         settings=choice.settings,
+        current=choice.current,
+        max_moves=choice.max_moves,
     )
     doubts = (*_digest_notes(rows, workload), *_requests_notes(rows, workload))
     return Built(problem, (*notes, *doubts), tuple(without))
@@ -136,13 +146,23 @@ def _objectives(workload: Workload, fleet: Fleet, choice: BuildSettings) -> tupl
     objectives = choice.objectives
     priced = all(_price(gpu, fleet.types[gpu.type]) is not None for gpu in fleet.gpus)
     if not objectives:
-        objectives = (Objective.COST,) * priced + (Objective.GPUS, Objective.BALANCE)
+        moves = (Objective.MOVES,) if choice.current else ()
+        objectives = (*(Objective.COST,) * priced, Objective.GPUS, *moves, Objective.BALANCE)
     if Objective.COST in objectives and not priced:
         bare = sorted({g.type for g in fleet.gpus if _price(g, fleet.types[g.type]) is None})
         raise InputError(
             f"objective cost needs a price for every type on offer; {', '.join(bare)} has none",
             hint="give usd_per_hour per node or under gpu_types in fleet.yaml",
         )
+    unpowered = sorted({gpu.type for gpu in fleet.gpus if fleet.types[gpu.type].power_watts is None})
+    if Objective.POWER in objectives and unpowered:
+        raise InputError(
+            f"objective power needs the power of every type on offer; {', '.join(unpowered)} has none",
+            hint="give power_watts under gpu_types in fleet.yaml",
+        )
+    if not choice.current and (Objective.MOVES in objectives or choice.max_moves is not None):
+        what = "objective moves" if Objective.MOVES in objectives else "--max-moves"
+        raise InputError(f"{what} needs the plan that runs now", hint="name it: planner solve --current PLAN")
     if rateless and not _RATELESS & set(objectives):
         raise InputError(
             f"model {rateless[0]!r} has no rate_rps",
@@ -224,7 +244,11 @@ def _overhead(rows: Iterable[ProfileRow], device: str, name: str) -> int | None:
 
 
 def _options_on(
-    kinds: Sequence[DeviceKind], model: Model, rows: Sequence[ProfileRow], settings: Settings
+    kinds: Sequence[DeviceKind],
+    model: Model,
+    rows: Sequence[ProfileRow],
+    settings: Settings,
+    running: frozenset[ConfigurationKey],
 ) -> tuple[list[Option], list[str]]:
     found: list[Option] = []
     reasons: list[str] = []
@@ -232,7 +256,7 @@ def _options_on(
         if model.allowed_gpu and kind.type not in model.allowed_gpu:
             continue
         own = [row for row in rows if row.model == model.name and row.device == kind.profile]
-        options, why = model_options(own, model, kind, settings) if own else ([], [_NOT_PROFILED])
+        options, why = model_options(own, model, kind, settings, running) if own else ([], [_NOT_PROFILED])
         found.extend(options)
         if not options:
             reasons.extend(f"{model.name} on {kind.name}: {reason}" for reason in why)

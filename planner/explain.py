@@ -15,7 +15,7 @@ from planner.domain.objectives import integer_value
 from planner.domain.plan import Binding, ObjectiveValue, Placement, Plan, Status
 from planner.domain.problem import Device, DeviceKind, Model, Objective, Problem
 from planner.domain.rules import Rule
-from planner.domain.units import PPM, format_bytes
+from planner.domain.units import PPM, counted, format_bytes
 
 # Halvings of an interval: amounts are found to 1/4096 of what was searched.
 BISECTIONS = 12
@@ -42,7 +42,7 @@ Solve = Callable[[Problem], Answer]
 def explain_infeasible(problem: Problem, solve: Solve) -> list[str]:
     """What each rule, relaxed alone, would have to give for a plan to exist; last, those that would not help."""
     any_plan = replace(problem, objectives=(Objective.UNSERVED,))
-    relaxations = (_fleet, _demand, _gpu_memory, _gpu_utilization, _latency, _one_replica, _replicas)
+    relaxations = (_fleet, _demand, _gpu_memory, _gpu_utilization, _latency, _one_replica, _replicas, _moves)
     found = [(rule, text) for relax in relaxations for rule, text in relax(any_plan, solve)]
     helpful = [f"{rule}: {text}" for rule, text in found if text not in (NO_HELP, NOT_KNOWN)]
     return [*helpful, *_alone(found, NO_HELP, helpful), *_alone(found, NOT_KNOWN, helpful)]
@@ -238,6 +238,18 @@ def _replicas(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
     answer = solve(replace(problem, models=models))
     found = "without the minimum and maximum numbers of replicas there would be a plan"
     yield Rule.REPLICAS, _verdict(answer, found)
+
+
+def _moves(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
+    if problem.max_moves is None:
+        return
+    relaxed = replace(problem, max_moves=None, objectives=(Objective.MOVES,))
+    answer = solve(relaxed)
+    found = ""
+    if answer.placements is not None:
+        fewer = ", fewer would not" if answer.status is Status.OPTIMAL else ""
+        found = f"{counted(Layout(relaxed, answer.placements).moves, 'move')} would be enough{fewer}"
+    yield Rule.MOVES, _verdict(answer, found)
 
 
 def _with_kind(problem: Problem, changed: DeviceKind) -> Problem:

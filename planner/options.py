@@ -9,7 +9,7 @@ from fractions import Fraction
 from math import ceil
 
 from planner.domain.latency import CurvePoint, largest_stretch, tolerance
-from planner.domain.problem import DeviceKind, LatencyBasis, Model, Option, Settings
+from planner.domain.problem import ConfigurationKey, DeviceKind, LatencyBasis, Model, Option, Settings
 from planner.domain.profile import ProfileRow, Source, by_configuration
 from planner.domain.serving import LoadMode
 from planner.domain.statistics import samples_needed
@@ -78,9 +78,15 @@ def _nearest(refusals: Iterable[Refusal]) -> list[str]:
 
 
 def model_options(
-    rows: Iterable[ProfileRow], model: Model, kind: DeviceKind, settings: Settings
+    rows: Iterable[ProfileRow],
+    model: Model,
+    kind: DeviceKind,
+    settings: Settings,
+    running: frozenset[ConfigurationKey] = frozenset(),
 ) -> tuple[list[Option], list[str]]:
     """Options that no other one beats in every number, and the reasons why configurations gave none.
+
+    A configuration that is `running` now is beaten by none but itself.
 
     A search puts open traffic on the configurations that are worth it: next to these, a closed loop's latency, which
     always looks better, would speak for the ones that are not.
@@ -93,7 +99,8 @@ def model_options(
     for configuration in known:
         options = list(_options_of(configuration, model, kind, settings, refusals))
         found.extend(options)
-    return _undominated(found), _nearest(refusals)
+    kept = [option for option in found if option.configuration in running]
+    return _undominated(found, kept), _nearest(refusals)
 
 
 def _options_of(
@@ -267,8 +274,15 @@ def _busy(configuration: Configuration, rate_rps: Fraction) -> Fraction:
     return min(Fraction(1), *bounds)
 
 
-def _undominated(options: Sequence[Option]) -> list[Option]:
-    """Options that no other one beats or equals in every number that a rule or an objective reads."""
+def _undominated(options: Sequence[Option], running: Sequence[Option]) -> list[Option]:
+    """Options that no other one beats or equals in every number that a rule or an objective reads.
+
+    Of those with a configuration that is running now, each configuration keeps its own.
+    """
+    own = [_undominated([o for o in running if o.configuration == c], []) for c in {o.configuration for o in running}]
+    if own:
+        known = {option.id: option for part in (_undominated(options, []), *own) for option in part}
+        return sorted(known.values(), key=lambda o: o.id)
     kept: list[Option] = []
     for option in sorted(options, key=lambda o: (o.memory_bytes, sum(o.busy_ppm), -o.capacity_mrps, o.id)):
         if not any(_beats(other, option) for other in kept):

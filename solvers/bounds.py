@@ -1,4 +1,4 @@
-"""Bounds that need no search: the area bound of `gpus` and `cost`, and what counting alone shows.
+"""Bounds that need no search: the area bound of `gpus`, `cost` and `power`, and what counting alone shows.
 
 Area: on every device, whatever stands there takes in total at most the whole of each resource. So the sum,
 over models, of the least share of a device that their demand can take is a lower bound of the GPUs in use;
@@ -7,12 +7,13 @@ with each share multiplied by the device's price it is one of the cost. Shares a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from math import floor
 
 from planner.domain.layout import Layout
-from planner.domain.objectives import MAXIMISED, integer_value, natural
+from planner.domain.objectives import GROWTH_SCALE, MAXIMISED, growth_base_mrps, integer_value, natural
 from planner.domain.plan import ObjectiveValue
 from planner.domain.problem import DeviceKind, Model, Objective, Problem
 from planner.domain.units import PPM
@@ -21,8 +22,10 @@ from solvers.reduction import Choice, GpuGroup, Reduction
 
 AREA = "area"
 SHARE_SCALE = 10**12  # sums of exact fractions with thousands of denominators would take minutes
-MAIN = (Objective.GPUS, Objective.COST)
+MAIN = (Objective.GPUS, Objective.COST, Objective.POWER)
 NO_BOUND = Bound(value=None, method="none")
+# Their bounds count the whole demand, and hold only where it is served.
+_OF_ALL_DEMAND = (*MAIN, Objective.BALANCE, Objective.MOVES)
 
 
 class AreaBound:
@@ -39,6 +42,14 @@ class AreaBound:
             return self._area(lambda choice: self._parts[choice.kind.name])
         if objective is Objective.COST:
             return self._area(lambda choice: self._parts[choice.kind.name] * (choice.kind.cost_microusd_per_hour or 0))
+        if objective is Objective.POWER:
+            return self._area(lambda choice: self._parts[choice.kind.name] * (choice.kind.power_milliwatts or 0))
+        if objective is Objective.MOVES:
+            return self._moves()
+        if objective is Objective.THROUGHPUT:
+            return self._growth()
+        if objective is Objective.BALANCE:
+            return self._balance(sum(len(gpu) for group in self._reduction.groups for gpu in group.gpus))
         if objective is Objective.UNSERVED:
             return sum(m.priority * PPM for m in self._problem.models if m.peak_mrps and not self._has_choice(m))
         if objective is Objective.MODELS:
@@ -50,11 +61,59 @@ class AreaBound:
         """The bound of the objective at `place`, with the earlier ones fixed at the values of `layout`."""
         objectives = self._problem.objectives
         earlier, objective = objectives[:place], objectives[place]
-        if objective in (Objective.GPUS, Objective.COST) and self._problem.allow_unserved:
+        if objective in _OF_ALL_DEMAND and self._problem.allow_unserved:
             fixed = layout is not None and Objective.UNSERVED in earlier
             all_served = fixed and layout is not None and integer_value(layout, Objective.UNSERVED) == 0
-            return self.value(objective) if all_served else 0
+            if not all_served:
+                return 0
+        if objective is Objective.BALANCE and layout is not None and Objective.GPUS in earlier:
+            most = max((len(group.kinds) for group in self._reduction.groups), default=0)
+            return max(self.value(objective) or 0, self._balance(most * integer_value(layout, Objective.GPUS)))
         return self.value(objective)
+
+    def _moves(self) -> int:
+        """Of each model there are at least so many replicas, and no more can stay than run now."""
+        running = Counter(replica.model for replica in self._problem.current)
+        models = self._problem.models
+        return sum(max(0, self._reduction.fewest_replicas(m) - running[m.name]) for m in models if self._has_choice(m))
+
+    def _growth(self) -> int:
+        """The least shares that the demand takes, grown by the factor, fit into all devices together."""
+        bases = [(m, growth_base_mrps(m.peak_mrps, m.demand_mrps is not None)) for m in self._problem.models]
+        bases = [(model, base) for model, base in bases if base]
+        if not bases or not all(self._has_choice(model) for model, _ in bases):
+            return 0
+        stock = Counter(kind.name for group in self._reduction.groups for kind in group.kinds for _ in group.gpus)
+        most = [self._most_mrps(model, stock) * GROWTH_SCALE // base for model, base in bases]
+        for resource in range(max(map(len, self._shares.values()))):
+            area = sum(
+                floor(SHARE_SCALE * base * min(self._shares[c][resource] / c.capacity_mrps
+                                               for c in self._reduction.by_model[model.name]))
+                for model, base in bases
+            )  # fmt: skip
+            if area:
+                most.append(stock.total() * SHARE_SCALE * GROWTH_SCALE // area)
+        return min(most)
+
+    def _most_mrps(self, model: Model, stock: Mapping[str, int]) -> int:
+        """What replicas of a model serve at most, whatever else there is."""
+        choices = self._reduction.by_model[model.name]
+        best = max(choice.capacity_mrps for choice in choices)
+        on_device: dict[str, int] = {}
+        for choice in choices:
+            most = self._reduction.most_on_device(choice)
+            on_device[choice.kind.name] = max(on_device.get(choice.kind.name, 0), most)
+        replicas = sum(stock[kind] * most for kind, most in on_device.items())
+        return best * (replicas if model.replicas_max is None else min(replicas, model.replicas_max))
+
+    def _balance(self, devices: int) -> int:
+        """The least busy time that the demand takes, spread evenly over so many devices."""
+        models = [m for m in self._problem.models if self._has_choice(m)]
+        totals = [
+            sum(self._least(m, lambda c, p=p: Fraction(c.option.busy_ppm[p])) for m in models)  # type: ignore[misc]
+            for p in range(len(self._problem.periods))
+        ]
+        return -(-max(totals, default=0) // (SHARE_SCALE * devices)) if devices else 0
 
     def _has_choice(self, model: Model) -> bool:
         return bool(self._reduction.by_model[model.name])
@@ -146,6 +205,8 @@ def places_needed(reduction: Reduction, plan: Layout | None) -> list[int]:
             sizes = [min(size, value) for size in sizes]
         if objective is Objective.COST:
             sizes = [min(s, value // g.cost) if g.cost else s for s, g in zip(sizes, groups, strict=True)]
+        if objective is Objective.POWER:
+            sizes = [min(s, value // g.power) if g.power else s for s, g in zip(sizes, groups, strict=True)]
         if value != area.given(plan, place):
             break
     used = [sum(gpu[0].gpu in plan.used_gpus for gpu in group.gpus) for group in groups]
@@ -167,6 +228,8 @@ def unbounded(problem: Problem, layout: Layout) -> tuple[ObjectiveValue, ...]:
 
 def applies(problem: Problem) -> bool:
     """Whether serving all demand is settled first, and GPUs or cost come next: what columns can search for."""
+    if problem.counts_moves:  # then like GPUs differ by what runs there
+        return False
     if problem.objectives[0] is Objective.UNSERVED:
         return problem.objectives[1:2] != () and problem.objectives[1] in MAIN
     return problem.objectives[0] in MAIN and not problem.allow_unserved

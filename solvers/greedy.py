@@ -7,6 +7,7 @@ model can be served by no device at all.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import product
@@ -15,8 +16,8 @@ from planner.domain.layout import Layout
 from planner.domain.plan import Placement, Status
 from planner.domain.problem import Device, Model, Objective, Problem
 from solvers.base import Progress, SolveOptions, SolveResult
-from solvers.bounds import NO_BOUND, area_bounds, lexicographic, unbounded
-from solvers.packing import Measure, Packing, Score, Sizes
+from solvers.bounds import MAIN, NO_BOUND, area_bounds, lexicographic, unbounded
+from solvers.packing import Measure, Packing, Price, Score, Sizes
 from solvers.reduction import Reduction, name_placements
 
 # So many questions to devices are worth asking in each phase: a count, not a time, keeps the plan reproducible.
@@ -26,6 +27,11 @@ LARGEST_IN_A_MOMENT = 4_000
 
 MEASURES: tuple[Measure, ...] = (max, sum, lambda shares: shares[0], lambda shares: shares[1])
 # Dot product and distance to what is free: Panigrahy et al., Heuristics for Vector Bin Packing (2011).
+PRICES: dict[Objective, Price] = {
+    Objective.GPUS: lambda choice: 1.0,
+    Objective.COST: lambda choice: float(choice.kind.cost_microusd_per_hour or 1),
+    Objective.POWER: lambda choice: float(choice.kind.power_milliwatts or 1),
+}
 SCORES: tuple[Score, ...] = (
     lambda shares, free: shares[0] * free[0] + shares[1] * free[1],
     lambda shares, free: -((free[0] - shares[0]) ** 2) - (free[1] - shares[1]) ** 2,
@@ -108,26 +114,32 @@ class _Search:
         objectives = self._problem.objectives
         before = set(objectives[: objectives.index(Objective.BALANCE)])
         used = {placement.device for placement in packed}
-        fixed = bool({Objective.GPUS, Objective.COST} & before)
+        fixed = bool({*MAIN, Objective.MOVES} & before)
         devices = [device for device in self._devices if device.id in used or not fixed]
         if len(packed) * len(devices) <= TRIALS:
             self._place(devices, spread=True)
 
     def _place(self, devices: Sequence[Device], *, spread: bool) -> None:
         limit = self._trials + TRIALS
+        ways = (True, False) if self._problem.counts_moves else (False,)
         for sizes, order in self._attempts():
-            self._try(sizes, order, devices, spread=spread)
+            for stay in ways:
+                self._try(sizes, order, devices, spread=spread, stay=stay)
             if self._trials > limit:
                 return
 
     @cached_property
     def _devices(self) -> list[Device]:
-        return [device for group in self._reduction.groups for gpu in group.gpus for device in gpu]
+        """In the order in which they are taken: where moves count, those that carry most of them first."""
+        found = [device for group in self._reduction.groups for gpu in group.gpus for device in gpu]
+        if self._problem.counts_moves:
+            found.sort(key=lambda device: -self._problem.running.get(device.id, Counter()).total())
+        return found
 
     @cached_property
     def _sizes(self) -> list[Sizes]:
-        by_cost = _comes_first(self._problem.objectives, Objective.COST, Objective.GPUS)
-        return [Sizes(self._reduction, measure, by_cost=by_cost) for measure in MEASURES]
+        first = next((o for o in self._problem.objectives if o in MAIN), Objective.GPUS)
+        return [Sizes(self._reduction, measure, price=PRICES[first]) for measure in MEASURES]
 
     @cached_property
     def _distinct_sizes(self) -> list[Sizes]:
@@ -147,10 +159,14 @@ class _Search:
         for options_by, models_by in sorted(product(self._sizes, repeat=2), key=lambda pair: pair[0] is not pair[1]):
             yield options_by, sorted(models, key=models_by.of_replica, reverse=True)
 
-    def _try(self, sizes: Sizes, order: list[Model], devices: Sequence[Device], *, spread: bool) -> None:
+    def _try(
+        self, sizes: Sizes, order: list[Model], devices: Sequence[Device], *, spread: bool, stay: bool = False
+    ) -> None:
         """Place all models in this order; one that does not fit comes first in the next trial."""
         for _ in range(RETRIES):
             packing = Packing(self._reduction, sizes, devices, spread=spread)
+            if stay:
+                packing.stay()
             failed = self._fill(packing, order)
             self._trials += packing.trials
             if failed is None or order[0] is failed:
@@ -170,13 +186,15 @@ class _Search:
         self._keep(packing)
         objectives = self._problem.objectives
         if Objective.THROUGHPUT in objectives:
-            rivals = (Objective.GPUS, Objective.COST)
+            rivals = (*MAIN, Objective.MOVES)
             packing.grow(new_devices=all(_comes_first(objectives, Objective.THROUGHPUT, o) for o in rivals))
             self._keep(packing)
 
     def _keep(self, packing: Packing) -> None:
         placements = name_placements(self._problem, packing.pairs())
         layout = Layout(self._problem, placements)
+        if self._problem.max_moves is not None and layout.moves > self._problem.max_moves:
+            return
         key = lexicographic(self._problem, layout)
         if self._key is None or key < self._key:
             self._key, self.best = key, placements

@@ -14,6 +14,7 @@ from solvers.stopping import stop_if_asked
 
 Measure = Callable[[Sequence[float]], float]
 # How well a replica's shares (memory, busy time) go with what is free on a device.
+Price = Callable[[Choice], float]
 Score = Callable[[Sequence[float], Sequence[float]], float]
 
 # So many options per model are tried on devices in use; all of them on a device that is taken anew.
@@ -23,9 +24,9 @@ BREADTH = 6
 class Sizes:
     """How large a choice is: its shares of a device's memory, busy time and instances, in one number."""
 
-    def __init__(self, reduction: Reduction, measure: Measure, *, by_cost: bool) -> None:
+    def __init__(self, reduction: Reduction, measure: Measure, *, price: Price) -> None:
         self.shares = {c: _shares(c) for c in reduction.choices}
-        self._size = {c: measure(self.shares[c]) * (_price(c) if by_cost else 1.0) for c in reduction.choices}
+        self._size = {c: measure(self.shares[c]) * price(c) for c in reduction.choices}
         self.rankings = {
             name: sorted(row, key=lambda c: self._size[c] / c.capacity_mrps) for name, row in reduction.by_model.items()
         }
@@ -62,10 +63,6 @@ def _shares(choice: Choice) -> tuple[float, ...]:
     return (max(memory, least), max(busy, least), others)
 
 
-def _price(choice: Choice) -> float:
-    return float(choice.kind.cost_microusd_per_hour or 1)
-
-
 class Stock:
     """Empty devices by kind. The rest of a GPU that came into use goes first: it costs nothing more."""
 
@@ -77,6 +74,15 @@ class Stock:
             self._siblings.setdefault(device.gpu, []).append(device)
         for row in self._empty.values():
             row.reverse()
+
+    def take_this(self, device: Device) -> bool:
+        """Whether the device was empty until now."""
+        row = self._empty.get(device.kind, [])
+        if device not in row:
+            return False
+        row.remove(device)
+        row.append(device)
+        return self.take(device.kind) is device
 
     def take(self, kind: str) -> Device | None:
         row = self._empty.get(kind)
@@ -124,6 +130,25 @@ class Packing:
         if count < model.replicas_min and self._problem.allow_unserved:
             self._drop(model)
         return self._missing(model) <= 0 and count >= model.replicas_min
+
+    def stay(self) -> None:
+        """Put what runs now where it runs, as far as it is asked for and fits."""
+        problem = self._problem
+        for running in problem.current:
+            device, model = problem.device_by_id.get(running.device), problem.model_by_name.get(running.model)
+            if device is None or device.cordoned or model is None or not self._waits(model):
+                continue
+            loading = next((one for one in self._open[device.kind] if one.device is device), None)
+            empty = self._loading(device) if loading is None else loading
+            equal = [c for c in self._ranked(model) if c.option.configuration == running.configuration]
+            choice = next((c for c in equal if c.option.kind == device.kind and empty.fits(c)), None)
+            if choice is None:
+                continue
+            if loading is None:
+                if not self._stock.take_this(device):
+                    continue
+                self._open[device.kind].append(empty)
+            self._put(choice, empty)
 
     def fill(self, order: Sequence[Model], score: Score) -> Model | None:
         """Device by device, always with the waiting choice of the highest score; the model that stays unserved.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 
 from planner.domain.limits import limits_of
 from planner.domain.plan import Placement
@@ -53,6 +54,10 @@ class GpuGroup:
     def cost(self) -> int:
         return self.kinds[0].cost_microusd_per_hour or 0
 
+    @property
+    def power(self) -> int:
+        return self.kinds[0].power_milliwatts or 0
+
 
 class Reduction:
     """A problem, reduced. Order is the problem's everywhere, so that solvers stay deterministic."""
@@ -70,7 +75,15 @@ class Reduction:
             choice = usable(self.problem, option) if option.kind in stocked else None
             if choice is not None:
                 rows.setdefault((option.model, option.kind), []).append(choice)
-        return tuple(choice for row in rows.values() for choice in _undominated(row))
+        return tuple(choice for row in rows.values() for choice in self._undominated(row))
+
+    def _undominated(self, row: Sequence[Choice]) -> list[Choice]:
+        """Where moves count, a configuration that runs now is worth keeping whatever others can do."""
+        by_configuration: dict[object, list[Choice]] = {}
+        for choice in row:
+            key = choice.option.configuration if self.problem.counts_moves else None
+            by_configuration.setdefault(key, []).append(choice)
+        return [choice for part in by_configuration.values() for choice in _undominated(part)]
 
     @cached_property
     def by_model(self) -> dict[str, tuple[Choice, ...]]:
@@ -88,20 +101,25 @@ class Reduction:
 
     @cached_property
     def groups(self) -> tuple[GpuGroup, ...]:
-        """Devices that can carry something, by GPU, alike ones together."""
+        """Devices that can carry something, by GPU, alike ones together: also in what runs there, if it matters."""
         by_gpu: dict[str, list[Device]] = {}
         for device in self.problem.devices:
             if not device.cordoned and self.by_kind[device.kind]:
                 by_gpu.setdefault(device.gpu, []).append(device)
-        alike: dict[tuple[str, ...], list[tuple[Device, ...]]] = {}
+        alike: dict[tuple[object, ...], list[tuple[Device, ...]]] = {}
         for devices in by_gpu.values():
             ordered = tuple(sorted(devices, key=lambda device: device.kind))
-            alike.setdefault(tuple(d.kind for d in ordered), []).append(ordered)
-        groups = [GpuGroup(tuple(map(self.problem.kind_by_name.__getitem__, k)), tuple(g)) for k, g in alike.items()]
+            alike.setdefault(tuple((d.kind, self._running_on(d)) for d in ordered), []).append(ordered)
+        kinds = self.problem.kind_by_name
+        groups = [GpuGroup(tuple(kinds[d.kind] for d in gpus[0]), tuple(gpus)) for gpus in alike.values()]
         for group in groups:
-            if len({kind.cost_microusd_per_hour for kind in group.kinds}) > 1:
-                raise InputError(f"gpu {group.gpus[0][0].gpu!r}: the kinds of its devices must have one cost")
+            if len({(kind.cost_microusd_per_hour, kind.power_milliwatts) for kind in group.kinds}) > 1:
+                raise InputError(f"gpu {group.gpus[0][0].gpu!r}: the kinds of its devices must have one cost and power")
         return tuple(groups)
+
+    def _running_on(self, device: Device) -> frozenset[tuple[object, int]]:
+        known = self.problem.running.get(device.id) if self.problem.counts_moves else None
+        return frozenset(known.items()) if known else frozenset()
 
     @cached_property
     def hopeless(self) -> tuple[str, ...]:
@@ -195,14 +213,23 @@ def _borne_others(choice: Choice) -> float:
 
 
 def name_placements(problem: Problem, placed: Iterable[tuple[Option, Device]]) -> tuple[Placement, ...]:
-    """Placements in the order of models and devices, with ids that count per model."""
+    """Placements in the order of models and devices, with ids that count per model.
+
+    A replica that stays on its device keeps its id.
+    """
     models = {model.name: place for place, model in enumerate(problem.models)}
     devices = {device.id: place for place, device in enumerate(problem.devices)}
     options = {option.id: place for place, option in enumerate(problem.options)}
     ordered = sorted(placed, key=lambda pair: (models[pair[0].model], devices[pair[1].id], options[pair[0].id]))
-    counts: dict[str, int] = {}
+    there: dict[tuple[str, str], list[str]] = {}
+    for running in reversed(problem.current):
+        there.setdefault((running.model, running.device), []).append(running.replica)
+    taken = {running.replica for running in problem.current}
+    numbers = {model.name: count(1) for model in problem.models}
     placements = []
     for option, device in ordered:
-        counts[option.model] = number = counts.get(option.model, 0) + 1
-        placements.append(Placement(replica=f"{option.model}-{number}", option=option.id, device=device.id))
+        known = there.get((option.model, device.id))
+        fresh = (f"{option.model}-{number}" for number in numbers[option.model])
+        replica = known.pop() if known else next(name for name in fresh if name not in taken)
+        placements.append(Placement(replica=replica, option=option.id, device=device.id))
     return tuple(placements)

@@ -25,6 +25,7 @@ from planner.domain.problem import (
     Objective,
     Option,
     Problem,
+    Running,
 )
 from planner.domain.rules import Rule
 from planner.domain.units import PPM
@@ -41,6 +42,7 @@ def kind(name: str = "big", **changes: object) -> DeviceKind:
         "server_base_bytes": 0,
         "utilization_ppm": 800_000,
         "cost_microusd_per_hour": 1_000_000,
+        "power_milliwatts": 300_000,
     }
     return DeviceKind(name=name, **(values | changes))  # type: ignore[arg-type]
 
@@ -72,6 +74,11 @@ def option(model_name: str = "m", kind_name: str = "big", **changes: object) -> 
         "latency_basis": LatencyBasis.NONE,
     }
     return Option(model=model_name, kind=kind_name, **(values | changes))  # type: ignore[arg-type]
+
+
+def running(model_name: str, device: str, **changes: object) -> Running:
+    values: dict[str, object] = {"instances": 1, "max_batch_size": 1, "queue_delay_us": None}
+    return Running(replica=f"{model_name}-1", model=model_name, device=device, **(values | changes))  # type: ignore[arg-type]
 
 
 def problem(
@@ -143,11 +150,15 @@ def tiny_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None
         for k in kinds
         for i in range(draw(st.integers(0 if len(kinds) > 1 else 1, 2)))
     ]
+    fleet = _tiny_fleet(draw, kinds)
+    current, max_moves = _tiny_current(draw, options, fleet) if options and draw(st.booleans()) else ((), None)
     return problem(
         models,
         options,
         kinds=kinds,
-        fleet=_tiny_fleet(draw, kinds),
+        fleet=fleet,
+        current=current,
+        max_moves=max_moves,
         objectives=objectives or _tiny_objectives(draw, allow_unserved),
         periods=("day", "night")[:periods],
         allow_unserved=allow_unserved,
@@ -161,6 +172,22 @@ def _tiny_objectives(draw: st.DrawFn, allow_unserved: bool) -> tuple[Objective, 
     return tuple([Objective.UNSERVED, *chosen] if allow_unserved and draw(st.booleans()) else chosen)
 
 
+def _tiny_current(
+    draw: st.DrawFn, options: Sequence[Option], fleet: Sequence[Device]
+) -> tuple[tuple[Running, ...], int | None]:
+    """What runs now, on devices of this fleet and on one that is gone; and how much of it may change."""
+    names = [*(device.id for device in fleet), "gone/0"]
+    chosen = draw(st.lists(st.tuples(st.sampled_from(options), st.sampled_from(names)), max_size=4))
+    current = tuple(
+        Running(
+            replica=f"{o.model}-{i}", model=o.model, device=device, instances=o.instances,
+            max_batch_size=o.max_batch_size, queue_delay_us=o.queue_delay_us,
+        )
+        for i, (o, device) in enumerate(chosen)
+    )  # fmt: skip
+    return current, draw(st.none() | st.integers(0, 3))
+
+
 def _tiny_kind(draw: st.DrawFn, name: str, classes: int) -> DeviceKind:
     kappa = st.sampled_from([0, 500_000, PPM, 1_500_000])
     return kind(
@@ -169,6 +196,7 @@ def _tiny_kind(draw: st.DrawFn, name: str, classes: int) -> DeviceKind:
         server_base_bytes=draw(st.integers(0, 2)),
         utilization_ppm=draw(st.sampled_from([500_000, 800_000, PPM])),
         backend_overhead_bytes={"onnxruntime": draw(st.integers(0, 2)), "python": draw(st.integers(0, 2))},
+        power_milliwatts=draw(st.sampled_from([None, 72_000, 300_000])),
         cost_microusd_per_hour=draw(st.sampled_from([None, 1_000_000, 1_500_000, 3_000_000])),
         interference_classes=("x", "y")[:classes],
         kappa_ppm=tuple(tuple(draw(kappa) for _ in range(classes)) for _ in range(classes)),

@@ -29,7 +29,11 @@ GPUS_SHOWN = 20
     "--profiles", type=click.Path(path_type=Path), help="CSV or Parquet file of profiles instead of the store."
 )
 @click.option("--store", default="sqlite:///profiles.db", show_default=True, help="Profile store.")
-@click.option("--minimize", help="Objectives in order: unserved, gpus, cost, balance, models, throughput.")
+@click.option("--current", type=click.Path(path_type=Path), metavar="PLAN",
+              help="The plan that runs now: what stays as it is counts as no move.")  # fmt: skip
+@click.option("--max-moves", type=click.IntRange(min=0), help="At most so many replicas may differ from --current.")
+@click.option("--minimize", help="Objectives in order: unserved, gpus, cost, power, moves, balance, models, "
+              "throughput.")  # fmt: skip
 @click.option("--allow-unserved", is_flag=True, help="Leave demand unserved where it does not fit.")
 @click.option("--time-limit", type=click.FloatRange(min=0.1), default=60, show_default=True, help="Seconds.")
 @click.option("--solver", type=click.Choice(["auto", "columns", "cpsat", "greedy"]), default="auto", show_default=True)
@@ -95,6 +99,7 @@ def _request(options: dict[str, Any]) -> SolveRequest:
         settings=settings,
         objectives=_objectives(options["minimize"]),
         allow_unserved=options["allow_unserved"],
+        max_moves=options["max_moves"],
         server_base_bytes=None if base is None else parse_bytes(base, where="--server-base"),
     )
     return SolveRequest(
@@ -102,7 +107,7 @@ def _request(options: dict[str, Any]) -> SolveRequest:
         solve=SolveOptions(time_limit_s=options["time_limit"], seed=options["seed"], gap=options["gap"],
                            iterations=options["iterations"]),
         **{name: options[name] for name in
-           ("solver", "gpus", "fleet", "workload", "profiles", "store", "headroom", "out")},
+           ("solver", "gpus", "fleet", "workload", "profiles", "store", "headroom", "current", "out")},
     )  # fmt: skip
 
 

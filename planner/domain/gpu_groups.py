@@ -12,14 +12,15 @@ from planner.errors import InputError
 class GpuGroup:
     """GPUs whose usable devices are the same, kind by kind.
 
-    `kinds`: one per device, sorted. `cost`: micro-USD per hour of a GPU in use; where the kinds of one GPU
-    should differ in cost, the least, so that a bound made of it stays one.
+    `kinds`: one per device, sorted. `cost`: micro-USD per hour of a GPU in use, `power`: its milliwatts; where the
+    kinds of one GPU should differ in them, the least, so that a bound made of it stays one.
     """
 
     name: str
     kinds: tuple[str, ...]
     gpus: tuple[str, ...]
     cost: int
+    power: int
 
     @property
     def count(self) -> int:
@@ -43,4 +44,5 @@ def gpu_groups(problem: Problem) -> tuple[GpuGroup, ...]:
 
 def _group(problem: Problem, kinds: tuple[str, ...], gpus: list[str]) -> GpuGroup:
     cost = min(problem.kind_by_name[kind].cost_microusd_per_hour or 0 for kind in kinds)
-    return GpuGroup(name="+".join(kinds), kinds=kinds, gpus=tuple(gpus), cost=cost)
+    power = min(problem.kind_by_name[kind].power_milliwatts or 0 for kind in kinds)
+    return GpuGroup(name="+".join(kinds), kinds=kinds, gpus=tuple(gpus), cost=cost, power=power)

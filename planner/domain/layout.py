@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,6 +108,18 @@ class Layout:
     def missing_mrps(self, model: str) -> int:
         """How much of the busiest period's demand is not served."""
         return max(0, self.problem.model_by_name[model].peak_mrps - self.capacity_mrps(model))
+
+    @cached_property
+    def moves(self) -> int:
+        """Replicas without an equal one on their device in the current plan: each has to be started or changed.
+
+        What is only stopped is no move.
+        """
+        moved = 0
+        for loaded in self.devices:
+            wanted = Counter((p.option.model, p.option.configuration) for p in loaded.replicas)
+            moved += (wanted - self.problem.running.get(loaded.device.id, Counter())).total()
+        return moved
 
     @cached_property
     def used_gpus(self) -> dict[str, DeviceKind]:

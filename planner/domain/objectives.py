@@ -16,6 +16,8 @@ SCALE: dict[Objective, int] = {
     Objective.UNSERVED: PPM,
     Objective.GPUS: 1,
     Objective.COST: 1_000_000,
+    Objective.POWER: 1000,
+    Objective.MOVES: 1,
     Objective.BALANCE: PPM,
     Objective.MODELS: 1,
     Objective.THROUGHPUT: GROWTH_SCALE,
@@ -56,6 +58,14 @@ def _cost(layout: Layout) -> int:
     return sum(kind.cost_microusd_per_hour or 0 for kind in layout.used_gpus.values())
 
 
+def _power(layout: Layout) -> int:
+    return sum(kind.power_milliwatts or 0 for kind in layout.used_gpus.values())
+
+
+def _moves(layout: Layout) -> int:
+    return layout.moves
+
+
 def _balance(layout: Layout) -> int:
     return max((-(-loaded.peak_busy_ppm * PPM // loaded.busy_limit_ppm) for loaded in layout.devices), default=0)
 
@@ -82,6 +92,8 @@ _VALUES: dict[Objective, Callable[[Layout], int]] = {
     Objective.UNSERVED: _unserved,
     Objective.GPUS: _gpus,
     Objective.COST: _cost,
+    Objective.POWER: _power,
+    Objective.MOVES: _moves,
     Objective.BALANCE: _balance,
     Objective.MODELS: _models,
     Objective.THROUGHPUT: _throughput,

@@ -34,9 +34,10 @@ class Placement:
 class ObjectiveValue:
     """`value` in the objective's natural unit; `bound` was proved by `method`, None where there is none.
 
-    gpus: GPUs; cost: USD per hour; unserved: sum of priority x missing share; balance: largest busy over
-    its limit; models: models loaded; throughput: growth factor of all rates. `certified_bound` has its proof
-    in certificate.json; `uncertified` says why there is none. Plans of older versions have neither.
+    gpus: GPUs; cost: USD per hour; power: watts; moves: replicas to start or change; unserved: sum of priority
+    x missing share; balance: largest busy over its limit; models: models loaded; throughput: growth factor of all
+    rates. `certified_bound` has its proof in certificate.json; `uncertified` says why there is none. Plans of older
+    versions have neither.
     """
 
     name: Objective

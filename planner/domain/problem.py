@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from planner.domain.codec import from_json, to_json
+from planner.domain.codec import from_json, later, to_json
 from planner.domain.latency import CurvePoint
 from planner.domain.units import PPM
 from planner.errors import InputError
 
 SCHEMA_VERSION = 1
 
+# How a replica runs: instances, largest batch, queue delay in microseconds (None: dynamic batching off).
+ConfigurationKey = tuple[int, int, int | None]
+
 
 class Objective(StrEnum):
     UNSERVED = "unserved"
     GPUS = "gpus"
     COST = "cost"
+    POWER = "power"
+    MOVES = "moves"
     BALANCE = "balance"
     MODELS = "models"
     THROUGHPUT = "throughput"
@@ -130,6 +136,10 @@ class Option:
     exclusive: bool = False
     source: str = "measured"
 
+    @property
+    def configuration(self) -> ConfigurationKey:
+        return self.instances, self.max_batch_size, self.queue_delay_us
+
     def __post_init__(self) -> None:
         if self.memory_bytes < 0 or self.capacity_mrps <= 0 or self.instances < 1 or not 0 <= self.tolerance_ppm <= PPM:
             raise InputError(
@@ -137,6 +147,22 @@ class Option:
             )
         if any(not 0 <= busy <= PPM for busy in self.busy_ppm):
             raise InputError(f"option {self.id!r}: busy must lie in [0, {PPM}], got {self.busy_ppm}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A replica of the current plan: what runs where now. Its device may be gone from the fleet."""
+
+    replica: str
+    model: str
+    device: str
+    instances: int
+    max_batch_size: int
+    queue_delay_us: int | None
+
+    @property
+    def configuration(self) -> ConfigurationKey:
+        return self.instances, self.max_batch_size, self.queue_delay_us
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,12 +189,17 @@ class Problem:
     allow_unserved: bool = False
     max_per_device: int | None = 1
     settings: Settings = Settings()
+    current: tuple[Running, ...] = later(())
+    max_moves: int | None = later(None)
 
     def __post_init__(self) -> None:
         _unique("model", [m.name for m in self.models])
         _unique("device kind", [k.name for k in self.kinds])
         _unique("device", [d.id for d in self.devices])
         _unique("option", [o.id for o in self.options])
+        _unique("current replica", [r.replica for r in self.current])
+        if self.max_moves is not None and self.max_moves < 0:
+            raise InputError(f"max_moves must be >= 0, got {self.max_moves}")
         for device in self.devices:
             if device.kind not in self.kind_by_name:
                 raise InputError(f"device {device.id!r}: unknown kind {device.kind!r}")
@@ -203,6 +234,19 @@ class Problem:
     @cached_property
     def option_by_id(self) -> dict[str, Option]:
         return {o.id: o for o in self.options}
+
+    @property
+    def counts_moves(self) -> bool:
+        """Whether it matters what runs where now, so that like GPUs may differ by it."""
+        return self.max_moves is not None or Objective.MOVES in self.objectives
+
+    @cached_property
+    def running(self) -> Mapping[str, Counter[tuple[str, ConfigurationKey]]]:
+        """By device, how many replicas of each model and configuration run there now."""
+        found: dict[str, Counter[tuple[str, ConfigurationKey]]] = {}
+        for replica in self.current:
+            found.setdefault(replica.device, Counter())[replica.model, replica.configuration] += 1
+        return found
 
     @cached_property
     def digest(self) -> str:

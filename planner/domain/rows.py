@@ -18,7 +18,7 @@ from planner.domain.objectives import integer_value
 from planner.domain.problem import Model, Objective, Option
 from planner.domain.units import PPM
 
-CERTIFIED = (Objective.UNSERVED, Objective.GPUS, Objective.COST)
+CERTIFIED = (Objective.UNSERVED, Objective.GPUS, Objective.COST, Objective.POWER)
 
 
 class Refused(Exception):
@@ -49,13 +49,17 @@ class Rows:
 
     def cost(self, objective: Objective, group: GpuGroup) -> int:
         """What a GPU in use adds to an objective at least, in its integer unit."""
-        return {Objective.GPUS: 1, Objective.COST: group.cost}.get(objective, 0)
+        return {Objective.GPUS: 1, Objective.COST: group.cost, Objective.POWER: group.power}.get(objective, 0)
 
     def rounded_up(self, bound: int) -> int:
-        """The next value that the objective can have: a cost is made of whole GPUs."""
-        kinds = {kind for group in self.groups.values() for kind in group.kinds}
-        costs = [self.problem.kind_by_name[kind].cost_microusd_per_hour or 0 for kind in kinds]
-        step = gcd(*costs) if self.objective is Objective.COST else 1
+        """The next value that the objective can have: cost and power are made of whole GPUs."""
+        names = {kind for group in self.groups.values() for kind in group.kinds}
+        kinds = [self.problem.kind_by_name[name] for name in names]
+        steps = {
+            Objective.COST: gcd(*(kind.cost_microusd_per_hour or 0 for kind in kinds)),
+            Objective.POWER: gcd(*(kind.power_milliwatts or 0 for kind in kinds)),
+        }
+        step = steps.get(self.objective, 1)
         return -(-bound // step) * step if step else bound
 
     def row(self, dual: RowDual) -> Row:
@@ -98,7 +102,7 @@ class Rows:
         """No worse in an earlier objective than the plan at hand; the unserved demand has its own term."""
         earlier = next((name for name in self._reached if name == dual.subject), None)
         if earlier not in CERTIFIED:
-            raise Refused(f"{_name(dual)} names none of the objectives unserved, gpus, cost that come earlier")
+            raise Refused(f"{_name(dual)} names none of the objectives unserved, gpus, cost, power that come earlier")
         return Row(-self._reached[earlier], groups={g.name: -self.cost(earlier, g) for g in self.groups.values()})
 
     def decision(self, decision: Decision) -> Row:

@@ -6,34 +6,12 @@ A rule bears the same name here, in the solvers, in explanations, in tests and i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 
 from planner.domain.layout import Layout, LoadedDevice, Placed
 from planner.domain.units import PPM, format_bytes
+from planner.domain.violation import Rule, Violation
 
-
-class Rule(StrEnum):
-    GPU_MEMORY = "gpu-memory"
-    GPU_UTILIZATION = "gpu-utilization"
-    LATENCY = "latency"
-    ONE_REPLICA = "one-replica"
-    DEMAND = "demand"
-    REPLICAS = "replicas"
-    ALLOWED_GPU = "allowed-gpu"
-    FLEET = "fleet"
-    PLAN_FILE = "plan-file"  # the plan's own figures do not follow from its placements
-    CERTIFICATE = "certificate"  # a certified bound does not follow from its certificate
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    rule: Rule
-    subject: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.rule}: {self.subject}: {self.message}"
+__all__ = ["RULES", "Rule", "Violation"]
 
 
 def gpu_memory(layout: Layout) -> Iterator[Violation]:
@@ -151,6 +129,14 @@ def fleet(layout: Layout) -> Iterator[Violation]:
             yield Violation(Rule.FLEET, loaded.device.id, "is cordoned and must stay empty")
 
 
+def moves(layout: Layout) -> Iterator[Violation]:
+    """At most so many replicas differ from the current plan."""
+    most = layout.problem.max_moves
+    if most is not None and layout.moves > most:
+        text = f"{layout.moves} replicas differ from the current plan, at most {most} may"
+        yield Violation(Rule.MOVES, "plan", text)
+
+
 RULES: tuple[Callable[[Layout], Iterator[Violation]], ...] = (
-    gpu_memory, gpu_utilization, latency, one_replica, demand, replicas, allowed_gpu, fleet,
+    gpu_memory, gpu_utilization, latency, one_replica, demand, replicas, allowed_gpu, fleet, moves,
 )  # fmt: skip

@@ -43,6 +43,8 @@ OBJECTIVES = {
     Objective.UNSERVED: "unserved demand, by priority",
     Objective.GPUS: "GPUs used",
     Objective.COST: "USD per hour",
+    Objective.POWER: "watts of the GPUs used",
+    Objective.MOVES: "replicas that differ from the current plan",
     Objective.BALANCE: "busy share of the busiest device",
     Objective.MODELS: "models served",
     Objective.THROUGHPUT: "growth of all rates that fits",

@@ -13,7 +13,7 @@ from planner.domain.check import check
 from planner.domain.derive import Origin, derive_plan
 from planner.domain.fleet import Fleet
 from planner.domain.plan import Placement, Plan, Status
-from planner.domain.problem import SCHEMA_VERSION, Objective, Problem
+from planner.domain.problem import SCHEMA_VERSION, Objective, Problem, Running
 from planner.domain.profile import ProfileRow
 from planner.domain.workload import ModelDemand, Workload
 from planner.errors import NoPlanError, NotFoundError, PlannerError
@@ -29,7 +29,7 @@ RATELESS = frozenset({Objective.MODELS, Objective.THROUGHPUT})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolveRequest:
-    """What the user asked for. `headroom` None: as the workload says."""
+    """What the user asked for. `headroom` None: as the workload says. `current`: the plan that runs now."""
 
     build: BuildSettings
     solve: SolveOptions = field(default_factory=SolveOptions)
@@ -40,6 +40,7 @@ class SolveRequest:
     profiles: Path | None = None
     store: str = DEFAULT_STORE
     headroom: float | None = None
+    current: Path | None = None
     out: Path = Path("plan")
 
 
@@ -53,14 +54,17 @@ class Solved:
 
 def solve(request: SolveRequest, progress: Progress) -> Solved:
     """Build, solve, check and write; NoPlanError where there is no plan, and then nothing is written."""
-    from planner.plan_files import write_plan
+    from planner.plan_files import read_plan, write_plan
     from solvers import registry
 
     rows = _profiles(request)
     fleet, notes = _fleet(request)
     workload = _workload(request, rows)
     name = str(request.workload or DEFAULT_WORKLOAD)
-    built = build(workload, fleet, rows, _with_headroom(request.build, workload), workload_name=name)
+    choice = _with_headroom(request.build, workload)
+    if request.current is not None:
+        choice = replace(choice, current=running_replicas(read_plan(request.current)[1]))
+    built = build(workload, fleet, rows, choice, workload_name=name)
     result = registry.solve(built.problem, request.solve, progress, name=request.solver)
     if result.placements is None:
         raise _no_plan(built, result, request, progress)
@@ -72,6 +76,22 @@ def solve(request: SolveRequest, progress: Progress) -> Solved:
         plan=plan,
         notes=(*notes, *built.without_option, *built.notes, *basis_notes(built.problem, used)),
         interrupted=result.interrupted,
+    )
+
+
+def running_replicas(plan: Plan) -> tuple[Running, ...]:
+    """What runs where while a plan is deployed."""
+    return tuple(
+        Running(
+            replica=replica.id,
+            model=replica.model,
+            device=device,
+            instances=replica.instances,
+            max_batch_size=replica.max_batch_size,
+            queue_delay_us=replica.queue_delay_us,
+        )
+        for replica in plan.replicas
+        for device in replica.devices[:1]
     )
 
 

@@ -47,6 +47,7 @@ class Group:
     kinds: tuple[int, ...]
     gpus: tuple[tuple[Device, ...], ...]
     cost_microusd_per_hour: int
+    power_milliwatts: int
 
     @property
     def stock(self) -> int:
@@ -66,6 +67,7 @@ class Instance:
                 kinds=tuple(places[kind.name] for kind in group.kinds),
                 gpus=group.gpus,
                 cost_microusd_per_hour=group.cost,
+                power_milliwatts=group.power,
             )
             for group in reduction.groups
         )
@@ -110,7 +112,11 @@ class Instance:
 
     def unit_cost(self, group: Group, objective: Objective) -> int:
         """What one GPU in use adds to the objective, in its integer unit."""
-        return {Objective.GPUS: 1, Objective.COST: group.cost_microusd_per_hour}.get(objective, 0)
+        return {
+            Objective.GPUS: 1,
+            Objective.COST: group.cost_microusd_per_hour,
+            Objective.POWER: group.power_milliwatts,
+        }.get(objective, 0)
 
     def _items(self, kind: DeviceKind) -> Items:
         choices = self.reduction.by_kind[kind.name]

@@ -27,6 +27,7 @@ class Constraints:
         self.one_replica()
         self.demand()
         self.replicas()
+        self.moves()
         self.symmetry()
 
     def gpu_memory(self) -> None:
@@ -85,6 +86,10 @@ class Constraints:
                 for choice, count in self._variables.of_model(model.name):
                     most = self._variables.reduction.most_on_device(choice)
                     at_most(self._model, [(1, count), (-most, placed)], 0)
+
+    def moves(self) -> None:
+        if self._problem.max_moves is not None:
+            self._model.add(self._variables.moves() <= self._problem.max_moves)
 
     def symmetry(self) -> None:
         """Of like GPUs the first ones are used. An order of their contents as well made the search worse."""

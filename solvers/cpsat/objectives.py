@@ -23,6 +23,8 @@ class Objectives:
             Objective.UNSERVED: self.unserved,
             Objective.GPUS: self.gpus,
             Objective.COST: self.cost,
+            Objective.POWER: self.power,
+            Objective.MOVES: self._variables.moves,
             Objective.BALANCE: self.balance,
             Objective.MODELS: self.models,
             Objective.THROUGHPUT: self.throughput,
@@ -44,6 +46,10 @@ class Objectives:
     def cost(self) -> cp_model.LinearExpr:
         rows = zip(self._variables.reduction.groups, self._variables.places, strict=True)
         return weighted_sum([(group.cost, place.used) for group, row in rows for place in row])
+
+    def power(self) -> cp_model.LinearExpr:
+        rows = zip(self._variables.reduction.groups, self._variables.places, strict=True)
+        return weighted_sum([(group.power, place.used) for group, row in rows for place in row])
 
     def balance(self) -> cp_model.LinearExpr:
         largest = self._model.new_int_var(0, PPM, "balance")

@@ -85,6 +85,23 @@ class Variables:
         for name, paid in slot.backends.items():
             self._model.add_hint(paid, int(name in backends))
 
+    def moves(self) -> cp_model.LinearExpr:
+        """Replicas that are not kept from the current plan; as few as they can be where they are held down."""
+        terms: list[tuple[int, cp_model.IntVar]] = []
+        for slot in self.slots:
+            terms += [(1, count) for count in slot.counts.values()]
+            for (model, configuration), most in self.reduction.problem.running.get(slot.device.id, {}).items():
+                equal = [
+                    count
+                    for choice, count in slot.counts.items()
+                    if choice.option.model == model and choice.option.configuration == configuration
+                ]
+                if equal:
+                    kept = self._model.new_int_var(0, most, f"{model} kept on {slot.device.id}")
+                    self._model.add(kept <= cp_model.LinearExpr.sum(equal))
+                    terms.append((-1, kept))
+        return cp_model.LinearExpr.weighted_sum([v for _, v in terms], [c for c, _ in terms])
+
     def _place(self, gpu: tuple[Device, ...]) -> GpuPlace:
         slots = tuple(self._slot(device) for device in gpu)
         if len(slots) == 1:

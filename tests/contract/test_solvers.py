@@ -23,7 +23,7 @@ from planner.errors import InputError, PlannerError
 from solvers import registry
 from solvers.base import Progress, SolveOptions, SolveResult
 from solvers.cpsat.solver import CpsatSolver
-from tests.problems import brute_force, devices, kind, model, option, problem, replicas_of_kinds
+from tests.problems import brute_force, devices, kind, model, option, problem, replicas_of_kinds, running
 
 QUICK = SolveOptions(time_limit_s=3, workers=1)
 
@@ -110,7 +110,7 @@ def test_out_of_time_leaves_the_greedy_plan() -> None:
     result = registry.solve(subject, SolveOptions(time_limit_s=0), Progress(), name="cpsat")
     assert result.status is Status.FEASIBLE
     assert result.placements == registry.solve(subject, QUICK, Progress(), name="greedy").placements
-    assert [bound.method for bound in result.bounds] == ["area", "area", "none"]
+    assert [bound.method for bound in result.bounds] == ["area", "area", "area"]
 
 
 @pytest.mark.parametrize(("objective", "solver"), [(Objective.GPUS, "columns"), (Objective.THROUGHPUT, "greedy")])
@@ -250,3 +250,62 @@ def test_peaks_share_a_device_where_they_do_not_meet(solver: str, night_of_b: in
     result = registry.solve(subject, QUICK, Progress(), name=solver)
     assert result.placements is not None
     assert len({placement.device for placement in result.placements}) == gpus
+
+
+def _running_elsewhere(**changes: object) -> Problem:
+    """a and b run on two devices, where either would hold both; c is new."""
+    options = [option(name, busy_ppm=(200_000,), memory_bytes=3) for name in "abc"]
+    current = [running("a", "big/1"), running("b", "big/2")]
+    return problem([model(name) for name in "abc"], options, fleet=devices(count=3), current=current, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("solver", registry.FACTORIES)
+@pytest.mark.parametrize(
+    ("objectives", "most", "gpus", "moves"),
+    [
+        ((Objective.GPUS, Objective.MOVES), None, 1, 2),
+        ((Objective.MOVES, Objective.GPUS), None, 2, 1),
+        ((Objective.GPUS,), 1, 2, 1),
+    ],
+)
+def test_moves_are_weighed_against_gpus(
+    solver: str, objectives: tuple[Objective, ...], most: int | None, gpus: int, moves: int
+) -> None:
+    subject = _running_elsewhere(objectives=objectives, max_moves=most)
+    result = registry.solve(subject, QUICK, Progress(), name=solver)
+    assert result.placements is not None
+    layout = Layout(subject, result.placements)
+    assert (len(layout.devices), layout.moves) == (gpus, moves)
+    stayed = {p.device: p.replica for p in result.placements if p.replica in ("a-1", "b-1")}
+    assert all(r.replica == stayed[r.device] for r in subject.current if r.device in stayed)
+
+
+@pytest.mark.parametrize(("solver", "status"), [("cpsat", Status.INFEASIBLE), ("greedy", Status.NOT_FOUND)])
+def test_no_plan_has_fewer_moves_than_new_replicas(solver: str, status: Status) -> None:
+    subject = _running_elsewhere(objectives=(Objective.GPUS,), max_moves=0)
+    assert registry.solve(subject, QUICK, Progress(), name=solver).status is status
+
+
+@pytest.mark.parametrize("solver", registry.FACTORIES)
+def test_two_small_gpus_may_draw_less_power_than_a_large_one(solver: str) -> None:
+    kinds = [kind("big", power_milliwatts=700_000), kind("small", power_milliwatts=72_000, memory_bytes=5)]
+    options = [option(name, k.name) for name in "ab" for k in kinds]
+    subject = problem(
+        [model("a"), model("b")], options, kinds=kinds, fleet=[*devices("big"), *devices("small", 2)],
+        objectives=(Objective.POWER, Objective.GPUS),
+    )  # fmt: skip
+    result = registry.solve(subject, QUICK, Progress(), name=solver)
+    assert sorted(placement.device for placement in result.placements or ()) == ["small/0", "small/1"]
+    assert result.bounds[0].value == (115.2 if solver == "greedy" else 144)
+
+
+@pytest.mark.parametrize("solver", registry.FACTORIES)
+def test_growth_and_balance_have_bounds_without_a_search(solver: str) -> None:
+    """Each device takes one replica of each model, busy to the threshold."""
+    options = [option(name, busy_ppm=(400_000,)) for name in "ab"]
+    subject = problem(
+        [model("a"), model("b")], options, fleet=devices(count=2), objectives=(Objective.THROUGHPUT, Objective.BALANCE)
+    )
+    result = registry.solve(subject, QUICK, Progress(), name=solver)
+    assert result.bounds[0].value == 2
+    assert result.bounds[1].value == (1 if solver in ("cpsat", "auto") else 0.4)

@@ -15,7 +15,7 @@ from planner.domain.codec import to_json
 from planner.domain.derive import Origin, derive_plan
 from planner.domain.latency import CurvePoint
 from planner.domain.plan import Placement, Plan, Status, plan_from_json
-from planner.domain.problem import Device, DeviceKind, LatencyBasis, Model, Objective, Option, Problem
+from planner.domain.problem import Device, DeviceKind, LatencyBasis, Model, Objective, Option, Problem, Running
 from planner.domain.rules import Rule
 from planner.errors import InputError
 
@@ -153,6 +153,12 @@ BROKEN_WORLDS: dict[str, tuple[Problem, tuple[Placement, ...], Rule]] = {
         Rule.ONE_REPLICA),
     "on a forbidden type": (make_problem(), _moved("b-1", option="b-t4", device="n2/0"), Rule.ALLOWED_GPU),
     "option of another type": (make_problem(), _moved("b-1", device="n2/0"), Rule.FLEET),
+    "a replica moved too many": (
+        replace(make_problem(), max_moves=1, current=(
+            Running(replica="a-1", model="a", device="n1/0", instances=1, max_batch_size=4, queue_delay_us=100),
+            Running(replica="b-1", model="b", device="n1/0", instances=1, max_batch_size=4, queue_delay_us=101),
+            Running(replica="c-1", model="c", device="n1/1", instances=1, max_batch_size=4, queue_delay_us=100),
+        )), PLACED, Rule.MOVES),
     "on a cordoned gpu": (make_problem(), _moved("a-2", device="n1/2"), Rule.FLEET),
 }  # fmt: skip
 

@@ -53,3 +53,46 @@ def test_periods_share_a_gpu_where_their_peaks_do_not_meet(tmp_path: Path, capsy
     printed = capsys.readouterr().out
     assert "Periods" in printed
     assert "day" in printed
+
+
+def test_power_prefers_two_small_gpus(tmp_path: Path) -> None:
+    fleet = ["--fleet", str(EXAMPLES / "power" / "fleet.yaml")]
+    _, plan = solved("power", tmp_path, *fleet, "--minimize", "power")
+    assert (plan.status, plan.objectives[0].value, plan.summary.gpus_used) == (Status.OPTIMAL, 144, 2)
+    assert plan.objectives[0].certified_bound == 144
+
+
+def test_growth_finds_the_largest_common_factor(tmp_path: Path) -> None:
+    _, plan = solved("growth", tmp_path, "--gpus", "3xL4", "--minimize", "throughput,gpus")
+    assert (plan.status, plan.objectives[0].value) == (Status.OPTIMAL, 4.6)
+
+
+def test_moves_leave_what_runs_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpus = ["--gpus", "3xL4"]
+    _, before = solved("moves", tmp_path / "a", *gpus, "--workload", str(EXAMPLES / "moves" / "yesterday.yaml"))
+    current = ["--current", str(tmp_path / "a" / "plan")]
+    problem, after = solved("moves", tmp_path / "b", *gpus, *current, "--max-moves", "1")
+    assert (len(before.replicas), len(after.replicas), problem.max_moves) == (4, 4, 1)
+    there = {(r.id, r.devices) for r in before.replicas}
+    assert len({(r.id, r.devices) for r in after.replicas} - there) == 1
+    folder = EXAMPLES / "moves"
+    files = ["--workload", str(folder / "workload.yaml"), "--profiles", str(folder / "profiles.csv")]
+    assert run(["solve", *files, *gpus, *current, "--max-moves", "0", "-o", str(tmp_path / "c")]) == 3
+    assert "moves: 1 move would be enough, fewer would not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        (["--minimize", "moves"], "objective moves needs the plan that runs now"),
+        (["--max-moves", "1"], "--max-moves needs the plan that runs now"),
+        (["--minimize", "weight"], "allowed are unserved, gpus, cost, power, moves, balance, models, throughput"),
+    ],
+)
+def test_objectives_that_cannot_be_are_refused(
+    asked: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = EXAMPLES / "growth"
+    files = ["--workload", str(folder / "workload.yaml"), "--profiles", str(folder / "profiles.csv")]
+    assert run(["solve", *files, "--gpus", "3xL4", *asked]) == 2
+    assert error in capsys.readouterr().err

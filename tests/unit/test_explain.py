@@ -11,7 +11,7 @@ from planner.domain.units import PPM
 from planner.explain import explain_infeasible, explain_plan
 from solvers import registry
 from solvers.base import Progress, SolveOptions, SolveResult
-from tests.problems import GIB, devices, kind, model, option, problem
+from tests.problems import GIB, devices, kind, model, option, problem, running
 
 
 def _solve(subject: Problem) -> SolveResult:
@@ -121,3 +121,11 @@ def test_explain_plan_says_in_which_period_a_rule_binds() -> None:
     options = [option("a", busy_ppm=(700_000, 100_000)), option("b", busy_ppm=(100_000, 300_000))]
     subject = problem([model("a", (1000, 100)), model("b", (300, 1000))], options, periods=("day", "night"))
     assert "gpu-utilization: big/0: 0.8 of 0.8 busy share (100%) in period day" in explain_plan(subject, _plan(subject))
+
+
+def test_moves_says_how_many_would_do() -> None:
+    options = [option(name, memory_bytes=3) for name in "abc"]
+    subject = problem(
+        [model(name) for name in "abc"], options, fleet=devices(count=2), current=[running("a", "big/1")], max_moves=1
+    )
+    assert "moves: 2 moves would be enough, fewer would not" in _explained(subject)

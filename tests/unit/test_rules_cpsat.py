@@ -14,7 +14,7 @@ from solvers.cpsat.constraints import Constraints
 from solvers.cpsat.scaling import at_most
 from solvers.cpsat.variables import Variables
 from solvers.reduction import Reduction
-from tests.problems import devices, kind, model, option, problem
+from tests.problems import devices, kind, model, option, problem, running
 
 AddRule = Callable[[Constraints], None]
 
@@ -153,3 +153,13 @@ def test_coefficients_are_divided_but_never_rounded() -> None:
         solver = cp_model.CpSolver()
         solver.parameters.catch_sigint_signal = False
         assert (solver.solve(built) == cp_model.OPTIMAL) is allowed
+
+
+@pytest.mark.parametrize(("most", "allowed"), [(0, False), (1, True)])
+def test_moves_count_what_does_not_run_there_already(most: int, allowed: bool) -> None:
+    """One replica stays; the other one runs there in another configuration."""
+    subject = problem(
+        [model("a"), model("b")], [option("a"), option("b")], max_moves=most,
+        current=[running("a", "big/0"), running("b", "big/0", instances=2)],
+    )  # fmt: skip
+    assert _may_stand(subject, Constraints.moves, BOTH) is allowed
