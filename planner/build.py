@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from planner.domain.ensemble import Ensemble, Member
 from planner.domain.fleet import Fleet, Gpu, GpuType
 from planner.domain.problem import (
     SCHEMA_VERSION,
-    ConfigurationKey,
     Device,
     DeviceKind,
     LatencyBasis,
@@ -22,9 +22,9 @@ from planner.domain.problem import (
 )
 from planner.domain.profile import BACKEND_ROW_PREFIX, SERVER_ROW, ProfileRow, Source
 from planner.domain.units import bound_us, demand_mrps, exact, format_bytes, limit_ppm
-from planner.domain.workload import ALL_DAY, ModelDemand, Workload
+from planner.domain.workload import ALL_DAY, EnsembleDemand, ModelDemand, Workload
 from planner.errors import InputError, NotFoundError
-from planner.options import model_options
+from planner.options import Wishes, model_options
 
 _RATELESS = frozenset({Objective.MODELS, Objective.THROUGHPUT})
 
@@ -69,13 +69,15 @@ def build(
     objectives = _objectives(workload, fleet, choice)
     kinds, devices = _devices(fleet, rows, choice)
     periods = workload.periods
-    models = tuple(_model(demand, periods) for demand in workload.models)
+    models = tuple(_model(demand, workload) for demand in workload.models)
+    ensembles = tuple(_ensemble(demand, workload) for demand in workload.ensembles)
     options: list[Option] = []
     notes: list[str] = []
     without: list[str] = []
     for model in models:
         running = frozenset(r.configuration for r in choice.current if r.model == model.name)
-        found, reasons = _options_on(kinds, model, rows, choice.settings, running)
+        asked = [e for e in ensembles if e.bound_us is not None and model.name in e.models]
+        found, reasons = _options_on(kinds, model, rows, choice.settings, Wishes(running, tuple(asked)))
         options.extend(found)
         if not found:
             without.extend(reasons)
@@ -94,6 +96,7 @@ def build(
         settings=choice.settings,
         current=choice.current,
         max_moves=choice.max_moves,
+        ensembles=ensembles,
     )
     doubts = (*_digest_notes(rows, workload), *_requests_notes(rows, workload))
     return Built(problem, (*notes, *doubts), tuple(without))
@@ -142,7 +145,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _objectives(workload: Workload, fleet: Fleet, choice: BuildSettings) -> tuple[Objective, ...]:
-    rateless = [m.name for m in workload.models if m.rates_rps is None]
+    rateless = [m.name for m in workload.models if m.rates_rps is None and m.name not in workload.members]
     objectives = choice.objectives
     priced = all(_price(gpu, fleet.types[gpu.type]) is not None for gpu in fleet.gpus)
     if not objectives:
@@ -173,9 +176,14 @@ def _objectives(workload: Workload, fleet: Fleet, choice: BuildSettings) -> tupl
     return tuple(dict.fromkeys(objectives))
 
 
-def _model(demand: ModelDemand, periods: Sequence[str]) -> Model:
+def _model(demand: ModelDemand, workload: Workload) -> Model:
     rates = demand.rates_rps
-    by_period = None if rates is None else [rates.get(p, rates.get(ALL_DAY, 0.0)) for p in periods]
+    by_period = None
+    if rates is not None or demand.name in workload.members:
+        by_period = [
+            exact((rates or {}).get(p, (rates or {}).get(ALL_DAY, 0.0))) + workload.calls_rps(demand.name, p)
+            for p in workload.periods
+        ]
     return Model(
         name=demand.name,
         rate_mrps=None if by_period is None else tuple(demand_mrps(rate) for rate in by_period),
@@ -186,6 +194,25 @@ def _model(demand: ModelDemand, periods: Sequence[str]) -> Model:
         replicas_max=demand.replicas_max,
         allowed_gpu=demand.allowed_gpu,
         priority=demand.priority,
+    )
+
+
+def _ensemble(demand: EnsembleDemand, workload: Workload) -> Ensemble:
+    """Planned with the largest headroom of its members."""
+    members = {member.name for member in demand.members}
+    headroom = max(model.headroom for model in workload.models if model.name in members)
+    bound = demand.latency_bound_ms
+    return Ensemble(
+        name=demand.name,
+        demand_mrps=tuple(
+            demand_mrps(demand.rates_rps.get(p, demand.rates_rps.get(ALL_DAY, 0.0)), headroom) for p in workload.periods
+        ),
+        percentile=demand.percentile,
+        bound_us=None if bound is None else bound_us(bound),
+        call_percentile=demand.percentile if bound is None else demand.call_percentile,
+        serve=demand.serve,
+        members=tuple(Member(model=m.name, calls=m.calls, depth=m.depth) for m in demand.members),
+        edges=demand.graph,
     )
 
 
@@ -248,7 +275,7 @@ def _options_on(
     model: Model,
     rows: Sequence[ProfileRow],
     settings: Settings,
-    running: frozenset[ConfigurationKey],
+    wishes: Wishes,
 ) -> tuple[list[Option], list[str]]:
     found: list[Option] = []
     reasons: list[str] = []
@@ -256,7 +283,7 @@ def _options_on(
         if model.allowed_gpu and kind.type not in model.allowed_gpu:
             continue
         own = [row for row in rows if row.model == model.name and row.device == kind.profile]
-        options, why = model_options(own, model, kind, settings, running) if own else ([], [_NOT_PROFILED])
+        options, why = model_options(own, model, kind, settings, wishes) if own else ([], [_NOT_PROFILED])
         found.extend(options)
         if not options:
             reasons.extend(f"{model.name} on {kind.name}: {reason}" for reason in why)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from planner.domain.ensemble import Ensemble
+from planner.domain.ensemble_rules import call_latencies
 from planner.domain.layout import Layout
 from planner.domain.objectives import integer_value
 from planner.domain.plan import Binding, ObjectiveValue, Placement, Plan, Status
@@ -42,7 +44,17 @@ Solve = Callable[[Problem], Answer]
 def explain_infeasible(problem: Problem, solve: Solve) -> list[str]:
     """What each rule, relaxed alone, would have to give for a plan to exist; last, those that would not help."""
     any_plan = replace(problem, objectives=(Objective.UNSERVED,))
-    relaxations = (_fleet, _demand, _gpu_memory, _gpu_utilization, _latency, _one_replica, _replicas, _moves)
+    relaxations = (
+        _fleet,
+        _demand,
+        _gpu_memory,
+        _gpu_utilization,
+        _latency,
+        _one_replica,
+        _replicas,
+        _ensemble_latency,
+        _moves,
+    )
     found = [(rule, text) for relax in relaxations for rule, text in relax(any_plan, solve)]
     helpful = [f"{rule}: {text}" for rule, text in found if text not in (NO_HELP, NOT_KNOWN)]
     return [*helpful, *_alone(found, NO_HELP, helpful), *_alone(found, NOT_KNOWN, helpful)]
@@ -216,7 +228,12 @@ def _latency(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
     bound = [o for o in problem.options if o.tolerance_ppm < PPM or o.max_others is not None]
     if not bound:
         return
-    options = tuple(replace(o, tolerance_ppm=PPM, max_others=None, curve=()) for o in problem.options)
+    options = tuple(
+        replace(
+            o, tolerance_ppm=PPM, max_others=None, curve=(), promises=tuple(replace(p, curve=()) for p in o.promises)
+        )
+        for o in problem.options
+    )
     models = tuple(replace(m, latency_bound_us=None) for m in problem.models)
     answer = solve(replace(problem, options=options, models=models))
     found = "without latency bounds there would be a plan: looser ones, or calibration, may give one"
@@ -238,6 +255,33 @@ def _replicas(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
     answer = solve(replace(problem, models=models))
     found = "without the minimum and maximum numbers of replicas there would be a plan"
     yield Rule.REPLICAS, _verdict(answer, found)
+
+
+def _ensemble_latency(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
+    """Ensemble by ensemble, a bound with which there would be a plan."""
+    for ensemble in problem.ensembles:
+        if ensemble.bound_us is None:
+            continue
+        # Far beyond whatever is promised, so that its percentile is still asked for.
+        loose = replace(ensemble, bound_us=max(1, _all_calls(problem, ensemble)))
+        relaxed = replace(problem, ensembles=tuple(loose if e is ensemble else e for e in problem.ensembles))
+        answer = solve(relaxed)
+        found = ""
+        if answer.placements is not None:
+            layout = Layout(relaxed, answer.placements)
+            total, path = loose.slowest_path(call_latencies(layout, loose))
+            found = f"{ensemble.name}: a p{ensemble.percentile} of {total / 1000:.4g} ms over {' -> '.join(path)} "
+            found += f"would be enough, not {ensemble.bound_us / 1000:.4g} ms"
+        yield Rule.ENSEMBLE_LATENCY, _verdict(answer, found)
+
+
+def _all_calls(problem: Problem, ensemble: Ensemble) -> int:
+    longest = dict.fromkeys(ensemble.models, 0)
+    for option in problem.options:
+        if option.model in longest:
+            promised = option.promised_us(ensemble.call_percentile) or 0
+            longest[option.model] = max(longest[option.model], promised)
+    return sum(member.depth * longest[member.model] for member in ensemble.members)
 
 
 def _moves(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:

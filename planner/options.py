@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 
+from planner.call_promises import promising
+from planner.domain.ensemble import Ensemble
 from planner.domain.latency import CurvePoint, largest_stretch, tolerance
 from planner.domain.problem import ConfigurationKey, DeviceKind, LatencyBasis, Model, Option, Settings
 from planner.domain.profile import ProfileRow, Source, by_configuration
@@ -60,6 +62,17 @@ def configurations(rows: Iterable[ProfileRow]) -> list[Configuration]:
 
 
 @dataclass(frozen=True, slots=True)
+class Wishes:
+    """What else decides which options of a model are worth something.
+
+    A configuration that is `running` now is beaten by none but itself; `ensembles` need promises of its calls.
+    """
+
+    running: frozenset[ConfigurationKey] = frozenset()
+    ensembles: tuple[Ensemble, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a configuration gave no option. `miss`: by how much, against others with the same cause."""
 
@@ -82,29 +95,34 @@ def model_options(
     model: Model,
     kind: DeviceKind,
     settings: Settings,
-    running: frozenset[ConfigurationKey] = frozenset(),
+    wishes: Wishes | None = None,
 ) -> tuple[list[Option], list[str]]:
     """Options that no other one beats in every number, and the reasons why configurations gave none.
 
-    A configuration that is `running` now is beaten by none but itself.
 
     A search puts open traffic on the configurations that are worth it: next to these, a closed loop's latency, which
     always looks better, would speak for the ones that are not.
     """
+    wishes = wishes or Wishes()
     found: list[Option] = []
     refusals: list[Refusal] = []
     known = configurations(rows)
     if model.latency_bound_us is not None and any(one.has_open_percentile(model.percentile) for one in known):
         settings = replace(settings, require_open_loop=True)
     for configuration in known:
-        options = list(_options_of(configuration, model, kind, settings, refusals))
+        options = list(_options_of(configuration, model, kind, settings, wishes, refusals))
         found.extend(options)
-    kept = [option for option in found if option.configuration in running]
+    kept = [option for option in found if option.configuration in wishes.running]
     return _undominated(found, kept), _nearest(refusals)
 
 
 def _options_of(
-    configuration: Configuration, model: Model, kind: DeviceKind, settings: Settings, refusals: list[Refusal]
+    configuration: Configuration,
+    model: Model,
+    kind: DeviceKind,
+    settings: Settings,
+    wishes: Wishes,
+    refusals: list[Refusal],
 ) -> Iterator[Option]:
     first = configuration.first
     if first.gpus != 1:
@@ -126,12 +144,28 @@ def _options_of(
     curve = tuple(CurvePoint(capacity_mrps(rate), latency) for rate, latency in points)
     rates = _rates(model, [point.rate_mrps for point in curve])
     options = [_option_at(configuration, model, kind, settings, curve, basis, rate) for rate in rates]
+    if wishes.ensembles:
+        calls = _call_curves(configuration, model, settings, wishes, refusals)
+        options = [p for o in options if o is not None for p in promising(o, model, wishes.ensembles, calls, settings)]
     yield from (option for option in options if option is not None)
-    if rates and not any(options):
+    if rates and not any(options) and model.latency_bound_us is not None:
         best, bound = min(point.latency_us for point in curve) / 1000, (model.latency_bound_us or 0) / 1000
         run = f"{first.instances} x batch {first.max_batch_size}"
         text = f"a p{model.percentile} of {bound:g} ms cannot be met: {best:.4g} ms at best ({run})"
         refusals.append(Refusal("latency", best, text))
+
+
+def _call_curves(
+    configuration: Configuration, model: Model, settings: Settings, wishes: Wishes, refusals: list[Refusal]
+) -> dict[int, tuple[Sequence[CurvePoint], LatencyBasis]]:
+    """By percentile that an ensemble needs of a call, what was measured of it alone."""
+    found: dict[int, tuple[Sequence[CurvePoint], LatencyBasis]] = {}
+    for ensemble in wishes.ensembles:
+        percentile = ensemble.call_percentile
+        asked = replace(model, percentile=percentile, latency_bound_us=ensemble.bound_us)
+        points, basis = _measured_points(configuration, asked, settings, refusals)
+        found[percentile] = ([CurvePoint(capacity_mrps(rate), latency) for rate, latency in points], basis)
+    return found
 
 
 def _measured_points(
@@ -303,4 +337,5 @@ def _beats(one: Option, other: Option) -> bool:
         >= (unlimited if other.max_others is None else other.max_others)
         and one.backend == other.backend
         and one.interference_class == other.interference_class
+        and all((one.promised_us(p.percentile) or unlimited) <= p.latency_us for p in other.promises)
     )

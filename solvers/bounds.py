@@ -230,6 +230,8 @@ def applies(problem: Problem) -> bool:
     """Whether serving all demand is settled first, and GPUs or cost come next: what columns can search for."""
     if problem.counts_moves:  # then like GPUs differ by what runs there
         return False
+    if problem.served_by_triton or any(ensemble.bound_us is not None for ensemble in problem.ensembles):
+        return False
     if problem.objectives[0] is Objective.UNSERVED:
         return problem.objectives[1:2] != () and problem.objectives[1] in MAIN
     return problem.objectives[0] in MAIN and not problem.allow_unserved

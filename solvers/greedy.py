@@ -12,17 +12,22 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import product
 
+from planner.domain.ensemble_rules import ensemble_servers
 from planner.domain.layout import Layout
 from planner.domain.plan import Placement, Status
 from planner.domain.problem import Device, Model, Objective, Problem
+from planner.domain.rules import moves
 from solvers.base import Progress, SolveOptions, SolveResult
 from solvers.bounds import MAIN, NO_BOUND, area_bounds, lexicographic, unbounded
 from solvers.packing import Measure, Packing, Price, Score, Sizes
 from solvers.reduction import Reduction, name_placements
+from solvers.splits import without_latency
 
 # So many questions to devices are worth asking in each phase: a count, not a time, keeps the plan reproducible.
 TRIALS = 300_000
 RETRIES = 10
+# Rules that no device keeps for itself alone.
+BETWEEN_DEVICES = (moves, ensemble_servers)
 LARGEST_IN_A_MOMENT = 4_000
 
 MEASURES: tuple[Measure, ...] = (max, sum, lambda shares: shares[0], lambda shares: shares[1])
@@ -74,22 +79,36 @@ def first_plan(reduction: Reduction, progress: Progress) -> tuple[Placement, ...
     problem = reduction.problem
     if reduction.hopeless and not problem.allow_unserved:
         return None
-    search = _Search(reduction, progress)
-    search.fill()
-    search.pack()
-    if search.best is not None and Objective.BALANCE in problem.objectives:
-        search.spread(search.best)
-    return search.best
+    best: tuple[Placement, ...] | None = None
+    key: tuple[int, ...] | None = None
+    for part in without_latency(reduction):
+        search = _Search(part, problem, progress, key)
+        search.run()
+        if search.best is not None:
+            best, key = search.best, search.key
+    return best
 
 
 class _Search:
-    def __init__(self, reduction: Reduction, progress: Progress) -> None:
+    """`whole`: the problem, of which the reduction may hold a part. `key`: only what is better counts."""
+
+    def __init__(
+        self, reduction: Reduction, whole: Problem, progress: Progress, key: tuple[int, ...] | None = None
+    ) -> None:
         self._reduction = reduction
         self._problem = reduction.problem
+        self._whole = whole
         self._progress = progress
         self._trials = 0
-        self._key: tuple[int, ...] | None = None
+        self.key = key
         self.best: tuple[Placement, ...] | None = None
+
+    def run(self) -> None:
+        if not self._problem.served_by_triton:  # their members come to a device together
+            self.fill()
+        self.pack()
+        if self.best is not None and Objective.BALANCE in self._problem.objectives:
+            self.spread(self.best)
 
     def fill(self) -> None:
         """Fill one device after the other with what goes best with its free memory and busy time."""
@@ -191,14 +210,14 @@ class _Search:
             self._keep(packing)
 
     def _keep(self, packing: Packing) -> None:
-        placements = name_placements(self._problem, packing.pairs())
-        layout = Layout(self._problem, placements)
-        if self._problem.max_moves is not None and layout.moves > self._problem.max_moves:
+        placements = name_placements(self._whole, packing.pairs())
+        layout = Layout(self._whole, placements)
+        if any(violation for rule in BETWEEN_DEVICES for violation in rule(layout)):
             return
-        key = lexicographic(self._problem, layout)
-        if self._key is None or key < self._key:
-            self._key, self.best = key, placements
-            self._progress.improved(placements, unbounded(self._problem, layout))
+        key = lexicographic(self._whole, layout)
+        if self.key is None or key < self.key:
+            self.key, self.best = key, placements
+            self._progress.improved(placements, unbounded(self._whole, layout))
 
 
 def _comes_first(objectives: Sequence[Objective], first: Objective, second: Objective) -> bool:

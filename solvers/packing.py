@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heapreplace
 
+from planner.domain.ensemble import Ensemble
 from planner.domain.objectives import growth_base_mrps
 from planner.domain.problem import Device, Model, Objective, Option
 from planner.domain.units import PPM
@@ -120,7 +121,13 @@ class Packing:
             self._open[device.kind].append(self._loading(device))
 
     def place(self, model: Model) -> bool:
-        """Serve the model as far as possible; False where the demand or the replicas asked for do not fit."""
+        """Serve the model as far as possible; False where the demand or the replicas asked for do not fit.
+
+        A member of an ensemble that Triton serves brings the others with it.
+        """
+        ensemble = self._problem.served_by_triton.get(model.name)
+        if ensemble is not None:
+            return self._place_ensemble(ensemble)
         cursors: dict[Choice, int] = {}
         while self._waits(model):
             stop_if_asked()
@@ -149,6 +156,76 @@ class Packing:
                     continue
                 self._open[device.kind].append(empty)
             self._put(choice, empty)
+
+    def _place_ensemble(self, ensemble: Ensemble) -> bool:
+        members = [self._problem.model_by_name[name] for name in ensemble.models]
+        while self._asks(ensemble, members):
+            stop_if_asked()
+            if not self._add_server(members):
+                short = any(self._counts[model.name] < model.replicas_min for model in members)
+                for model in members if short and self._problem.allow_unserved else ():
+                    self._drop(model)
+                return False
+        return True
+
+    def _asks(self, ensemble: Ensemble, members: Sequence[Model]) -> bool:
+        if any(self._waits(model) for model in members):
+            return True
+        served = 0
+        for loading in self._all_open():
+            capacity = dict.fromkeys(ensemble.models, 0)
+            for choice in loading.placed:
+                if choice.option.model in capacity:
+                    capacity[choice.option.model] += choice.capacity_mrps
+            if 0 < sum(map(bool, capacity.values())) < len(capacity):
+                return True  # something that stays waits for the others
+            served += min(capacity[member.model] // member.calls for member in ensemble.members)
+        return served < max(ensemble.demand_mrps)
+
+    def _all_open(self) -> list[Loading]:
+        found = [loading for row in self._open.values() for loading in row]
+        return sorted(found, key=lambda loading: loading.peak_share) if self._spread else found
+
+    def _add_server(self, members: Sequence[Model]) -> bool:
+        """All members that are missing on one device, in use or not."""
+        for loading in self._all_open():
+            if self._put_all(members, loading):
+                return True
+        kinds = dict.fromkeys(choice.option.kind for choice in self._sizes.rankings[members[0].name])
+        for kind in kinds:
+            device = self._stock.take(kind)
+            if device is not None:
+                loading = self._loading(device)
+                self._open[kind].append(loading)
+                if self._put_all(members, loading):
+                    return True
+        return False
+
+    def _put_all(self, members: Sequence[Model], loading: Loading) -> bool:
+        here = {choice.option.model for choice in loading.placed}
+        missing = [model for model in members if model.name not in here]
+        if any(m.replicas_max is not None and self._counts[m.name] >= m.replicas_max for m in missing):
+            return False
+        for patient in (False, True):
+            trial = self._loading(loading.device)
+            for choice in loading.placed:
+                trial.put(choice)
+            chosen = []
+            for model in missing:
+                self.trials += 1
+                row = [c for c in self._sizes.rankings[model.name] if c.option.kind == loading.kind.name]
+                if patient:  # what bears most first
+                    row.sort(key=lambda choice: -choice.borne_ppm2)
+                fitting = next((choice for choice in row if trial.fits(choice)), None)
+                if fitting is None:
+                    break
+                trial.put(fitting)
+                chosen.append(fitting)
+            if missing and len(chosen) == len(missing):
+                for choice in chosen:
+                    self._put(choice, loading)
+                return True
+        return False
 
     def fill(self, order: Sequence[Model], score: Score) -> Model | None:
         """Device by device, always with the waiting choice of the highest score; the model that stays unserved.
@@ -206,7 +283,7 @@ class Packing:
         waiting = []
         for place, model in enumerate(self._problem.models):
             base = growth_base_mrps(model.peak_mrps, model.demand_mrps is not None)
-            if base and self._counts[model.name]:
+            if base and self._counts[model.name] and model.name not in self._problem.served_by_triton:
                 waiting.append((self._served[model.name] / base, place, base))
         heapify(waiting)
         cursors: dict[Choice, int] = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 
+from planner.domain.ensemble import Ensemble
 from planner.domain.limits import limits_of
 from planner.domain.plan import Placement
 from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem
@@ -123,8 +124,23 @@ class Reduction:
 
     @cached_property
     def hopeless(self) -> tuple[str, ...]:
-        """Models that no device can carry, or not in the replicas that they may have."""
-        return tuple(model.name for model in self.problem.models if not self._can_be_served(model))
+        """Models that no device can carry, or not in the replicas that they may have; ensembles that are too slow."""
+        models = [model.name for model in self.problem.models if not self._can_be_served(model)]
+        return (*models, *(e.name for e in self.problem.ensembles if not self._can_be_fast_enough(e)))
+
+    def quickest_us(self, ensemble: Ensemble) -> dict[str, int]:
+        """By member, the least that a call may be promised to take; without those that must have no replica."""
+        found = {}
+        for name in ensemble.models:
+            promised = [c.option.promised_us(ensemble.call_percentile) for c in self.by_model[name]]
+            known = [latency for latency in promised if latency is not None]
+            model = self.problem.model_by_name[name]
+            if known and (model.peak_mrps or model.replicas_min):
+                found[name] = min(known)
+        return found
+
+    def _can_be_fast_enough(self, ensemble: Ensemble) -> bool:
+        return ensemble.bound_us is None or ensemble.slowest_path(self.quickest_us(ensemble))[0] <= ensemble.bound_us
 
     def _can_be_served(self, model: Model) -> bool:
         if not model.peak_mrps and not model.replicas_min:
@@ -148,7 +164,20 @@ class Reduction:
             return model.replicas_max
         least = min((c.capacity_mrps for c in self.by_model[model.name]), default=1)
         useful = max(1, model.replicas_min, -(-model.peak_mrps // least))
+        ensemble = self.problem.served_by_triton.get(model.name)
+        if ensemble is not None:  # it stands wherever any of the members is of use
+            useful = max(useful, self._useful_servers(ensemble))
         return useful if model.replicas_max is None else min(useful, model.replicas_max)
+
+    def _useful_servers(self, ensemble: Ensemble) -> int:
+        """Each server of an ensemble is there for the ensemble's demand, or for that of one of its members."""
+        servers, demand = 0, max(ensemble.demand_mrps)
+        for member in ensemble.members:
+            model = self.problem.model_by_name[member.model]
+            least = min((c.capacity_mrps for c in self.by_model[member.model]), default=1)
+            servers += max(1, model.replicas_min, -(-model.peak_mrps // least))
+            servers += -(-demand // max(1, least // member.calls))
+        return servers
 
     def most_on_device(self, choice: Choice) -> int:
         """So many replicas of a choice fit on an empty device."""
@@ -179,7 +208,8 @@ def usable(problem: Problem, option: Option) -> Choice | None:
         return None
     kind, model = problem.kind_by_name[option.kind], problem.model_by_name[option.model]
     capacity = option.capacity_mrps
-    if model.peak_mrps and Objective.THROUGHPUT not in problem.objectives:
+    cut = Objective.THROUGHPUT not in problem.objectives and model.name not in problem.served_by_triton
+    if model.peak_mrps and cut:
         capacity = min(capacity, model.peak_mrps)
     added = tuple(tuple(row[option.interference_class] * busy for busy in option.busy_ppm) for row in kind.kappa_ppm)
     return Choice(option, kind, limits.borne_ppm2, limits.max_others, capacity, added)
@@ -203,9 +233,16 @@ def _at_least_as_good(left: Choice, right: Choice) -> bool:
         and left.capacity_mrps >= right.capacity_mrps
         and a.instances <= b.instances
         and all(x <= y for x, y in zip(a.busy_ppm, b.busy_ppm, strict=True))
+        and _promises_as_much(a, b)
         and left.borne_ppm2 >= right.borne_ppm2
         and _borne_others(left) >= _borne_others(right)
     )
+
+
+def _promises_as_much(a: Option, b: Option) -> bool:
+    """Whatever `b` promises of a call, `a` promises too, and in no longer time."""
+    ours = [a.promised_us(promise.percentile) for promise in b.promises]
+    return all(own is not None and own <= p.latency_us for own, p in zip(ours, b.promises, strict=True))
 
 
 def _borne_others(choice: Choice) -> float:

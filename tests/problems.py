@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import combinations_with_replacement, product
+from dataclasses import replace
+from itertools import combinations_with_replacement, pairwise, product
 
 from hypothesis import strategies as st
 
 from planner.domain.check import check_placements
+from planner.domain.ensemble import Ensemble, Member, Promise, Serve
 from planner.domain.latency import CurvePoint
 from planner.domain.layout import Layout
 from planner.domain.objectives import MAXIMISED, integer_value
@@ -151,6 +153,9 @@ def tiny_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None
         for i in range(draw(st.integers(0 if len(kinds) > 1 else 1, 2)))
     ]
     fleet = _tiny_fleet(draw, kinds)
+    ensembles = _tiny_ensembles(draw, models, periods)
+    if ensembles:
+        options = [_with_promises(draw, o) for o in options]
     current, max_moves = _tiny_current(draw, options, fleet) if options and draw(st.booleans()) else ((), None)
     return problem(
         models,
@@ -158,6 +163,7 @@ def tiny_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None
         kinds=kinds,
         fleet=fleet,
         current=current,
+        ensembles=ensembles,
         max_moves=max_moves,
         objectives=objectives or _tiny_objectives(draw, allow_unserved),
         periods=("day", "night")[:periods],
@@ -170,6 +176,39 @@ def _tiny_objectives(draw: st.DrawFn, allow_unserved: bool) -> tuple[Objective, 
     rest = draw(st.permutations([o for o in Objective if o is not Objective.UNSERVED]))
     chosen = rest[: draw(st.integers(1, 3))]
     return tuple([Objective.UNSERVED, *chosen] if allow_unserved and draw(st.booleans()) else chosen)
+
+
+def _tiny_ensembles(draw: st.DrawFn, models: Sequence[Model], periods: int) -> tuple[Ensemble, ...]:
+    """A chain of all models, or a fork."""
+    if draw(st.integers(0, 2)):
+        return ()
+    members = []
+    for m in models:
+        calls = draw(st.integers(1, 2))
+        members.append(Member(model=m.name, calls=calls, depth=draw(st.integers(1, calls))))
+    names = [m.name for m in models]
+    chain = tuple(pairwise(names))
+    fork = tuple((names[0], name) for name in names[1:])
+    ensemble = Ensemble(
+        name="e",
+        demand_mrps=tuple(draw(st.integers(0, 900)) for _ in range(periods)),
+        percentile=95,
+        bound_us=draw(st.none() | st.integers(300, 4000)),
+        call_percentile=99,
+        serve=draw(st.sampled_from(Serve)),
+        members=tuple(members),
+        edges=draw(st.sampled_from([chain, fork])),
+    )
+    return (ensemble,)
+
+
+def _with_promises(draw: st.DrawFn, o: Option) -> Option:
+    """Promised with or without a curve to prove it; sometimes nothing is."""
+    latency = draw(st.none() | st.integers(200, 900))
+    if latency is None:
+        return o
+    curve = draw(st.sampled_from([(), (CurvePoint(o.capacity_mrps, 300), CurvePoint(2 * o.capacity_mrps, 400))]))
+    return replace(o, promises=(Promise(percentile=99, latency_us=latency, curve=curve),))
 
 
 def _tiny_current(

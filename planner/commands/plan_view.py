@@ -54,6 +54,23 @@ def placement(plan: Plan, problem: Problem, most: int) -> Iterator[str]:
         yield f"... and {counted(hidden, 'more GPU')}"
 
 
+def ensembles(plan: Plan) -> Iterator[str]:
+    """Per ensemble what it promises, over which path, and how its bound is split among calls."""
+    for ensemble in plan.ensembles:
+        if ensemble.latency_ms is not None and ensemble.bound_ms is not None:
+            path = " -> ".join(ensemble.path)
+            promised = f"p{ensemble.percentile} {ensemble.latency_ms:.4g} of {ensemble.bound_ms:g} ms"
+            yield f"ensemble {ensemble.name}: {promised} over {path}"
+            for member in ensemble.members:
+                if member.latency_ms is not None:
+                    calls = counted(member.calls, "call")
+                    yield f"    {member.model}  {calls}, each p{member.percentile} within {member.latency_ms:.4g} ms"
+        if ensemble.servers:
+            names = ", ".join(f"{server.device} {server.weight:.0%}" for server in ensemble.servers[:GPUS_NAMED])
+            more = f" and {len(ensemble.servers) - GPUS_NAMED} more" if len(ensemble.servers) > GPUS_NAMED else ""
+            yield f"ensemble {ensemble.name}: served by {names}{more}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Device:
     name: str

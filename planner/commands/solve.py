@@ -135,6 +135,8 @@ def _print(solved: Solved, options: dict[str, Any]) -> None:
         click.echo("Placement: instances x largest batch, capacity, latency at it of its bound\n")
     for line in plan_view.placement(plan, problem, GPUS_SHOWN):
         click.echo(line)
+    for line in plan_view.ensembles(plan):
+        click.echo(line)
     for entry in plan.unserved:
         click.echo(f"unserved: {entry.model}: {entry.rate_rps:g} req/s, {entry.reason}")
     click.echo(f"\nwritten: {out / 'plan.json'}, {out / 'problem.json'}")

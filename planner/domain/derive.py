@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from planner.domain.ensemble import Ensemble, Serve
+from planner.domain.ensemble_rules import call_latencies, served_by_device
 from planner.domain.layout import Layout, LoadedDevice, Placed
 from planner.domain.objectives import gap, integer_value, natural
 from planner.domain.plan import (
     Binding,
     EndpointPorts,
+    EnsembleServer,
     ObjectiveValue,
     Placement,
     Plan,
     PlannedDevice,
+    PlannedEnsemble,
     PlannedGpu,
+    PlannedMember,
     Replica,
     ReplicaPeriod,
     Status,
@@ -64,6 +69,7 @@ def derive_plan(problem: Problem, placements: Sequence[Placement], origin: Origi
         replicas=_replicas(layout),
         unserved=tuple(_unserved(layout)),
         binding=tuple(_binding(layout)),
+        ensembles=tuple(_ensemble(layout, ensemble) for ensemble in problem.ensembles),
     )
 
 
@@ -181,6 +187,33 @@ def _unserved(layout: Layout) -> Iterator[Unserved]:
             yield Unserved(model=model.name, rate_rps=missing / 1000, reason=reason)
 
 
+def _ensemble(layout: Layout, ensemble: Ensemble) -> PlannedEnsemble:
+    calls = call_latencies(layout, ensemble)
+    total, path = ensemble.slowest_path(calls)
+    served = served_by_device(layout, ensemble) if ensemble.serve is Serve.TRITON else {}
+    bounded = ensemble.bound_us is not None
+    return PlannedEnsemble(
+        name=ensemble.name,
+        serve=ensemble.serve,
+        percentile=ensemble.percentile,
+        bound_ms=None if ensemble.bound_us is None else ensemble.bound_us / 1000,
+        latency_ms=total / 1000 if bounded else None,
+        path=path if bounded else (),
+        members=tuple(
+            PlannedMember(
+                model=member.model,
+                calls=member.calls,
+                percentile=ensemble.call_percentile,
+                latency_ms=calls[member.model] / 1000 if bounded and member.model in calls else None,
+            )
+            for member in ensemble.members
+        ),
+        servers=tuple(
+            EnsembleServer(device=device, weight=mrps / sum(served.values())) for device, mrps in served.items() if mrps
+        ),
+    )
+
+
 def _binding(layout: Layout) -> Iterator[Binding]:
     for loaded in layout.devices:
         subject = loaded.device.id
@@ -200,6 +233,18 @@ def _binding(layout: Layout) -> Iterator[Binding]:
             )
         for placed in loaded.replicas:
             yield from _binding_latency(layout, loaded, placed)
+    yield from _binding_ensembles(layout)
+
+
+def _binding_ensembles(layout: Layout) -> Iterator[Binding]:
+    for ensemble in layout.problem.ensembles:
+        bound = ensemble.bound_us
+        total, path = ensemble.slowest_path(call_latencies(layout, ensemble))
+        if bound is not None and total >= BINDING_SHARE * bound:
+            subject = f"{ensemble.name} over {' -> '.join(path)}"
+            yield Binding(
+                rule=Rule.ENSEMBLE_LATENCY, subject=subject, limit=bound / 1000, actual=total / 1000, unit="ms"
+            )
 
 
 def _binding_latency(layout: Layout, loaded: LoadedDevice, placed: Placed) -> Iterator[Binding]:

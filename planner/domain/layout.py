@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from planner.domain.latency import dilated_us, stretch
+from planner.domain.latency import Curve, dilated_us, stretch
 from planner.domain.plan import Placement
 from planner.domain.problem import Device, DeviceKind, Option, Problem
 from planner.domain.units import PPM
@@ -65,12 +65,16 @@ class LoadedDevice:
 
     def latency_us(self, placed: Placed, period: int) -> int | None:
         """The latency promised at the replica's capacity beside these neighbours; None where it is not known."""
+        return self.dilated_us(placed, period, placed.option.curve)
+
+    def dilated_us(self, placed: Placed, period: int, curve: Curve) -> int | None:
+        """A percentile at the replica's capacity beside these neighbours, from its curve alone."""
         others = -(-self.others_busy_ppm2(placed, period) // PPM)
         phi = stretch(others, self.others_instances(placed), optimistic=self._optimistic)
         if phi is None:
             return None
         option = placed.option
-        return dilated_us(option.curve, option.capacity_mrps, phi, option.queue_delay_us or 0)
+        return dilated_us(curve, option.capacity_mrps, phi, option.queue_delay_us or 0)
 
 
 class Layout:

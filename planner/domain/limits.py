@@ -39,4 +39,14 @@ def limits_of(problem: Problem, option: Option) -> Limits | None:
         borne = min(borne, measured.busy_ppm)
         known = [limit for limit in (max_others, measured.max_others) if limit is not None]
         max_others = min(known, default=None)
+    for promise in option.promises if not kind.calibrated else ():
+        if promise.curve:
+            delay = option.queue_delay_us or 0
+            phi = largest_stretch(promise.curve, option.capacity_mrps, promise.latency_us, delay)
+            if phi is None:
+                return None
+            measured = tolerance(phi, optimistic=problem.settings.optimistic_latency)
+            borne = min(borne, measured.busy_ppm)
+            known = [limit for limit in (max_others, measured.max_others) if limit is not None]
+            max_others = min(known, default=None)
     return Limits(borne * PPM, max_others)

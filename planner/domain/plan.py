@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from planner.domain.codec import from_json, later
+from planner.domain.ensemble import Serve
 from planner.domain.problem import LatencyBasis, Objective, require_version
 from planner.errors import InputError
 
@@ -133,6 +134,36 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedMember:
+    """`calls` per request; each takes at most `latency_ms` at `percentile`; None where nothing asks for it."""
+
+    model: str
+    calls: int
+    percentile: int
+    latency_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleServer:
+    device: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedEnsemble:
+    """`latency_ms` of the slowest `path` against `bound_ms`; `servers` have all members where `serve` is triton."""
+
+    name: str
+    serve: Serve
+    percentile: int
+    bound_ms: float | None
+    latency_ms: float | None
+    path: tuple[str, ...]
+    members: tuple[PlannedMember, ...]
+    servers: tuple[EnsembleServer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """`cost_usd_per_hour` and `power_watts` are None where a used type has none."""
 
@@ -159,6 +190,7 @@ class Plan:
     replicas: tuple[Replica, ...]
     unserved: tuple[Unserved, ...]
     binding: tuple[Binding, ...]
+    ensembles: tuple[PlannedEnsemble, ...] = later(())
 
     def __post_init__(self) -> None:
         if not self.status.has_plan:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from planner.domain.codec import from_json, later, to_json
+from planner.domain.ensemble import Ensemble, Promise, Serve
 from planner.domain.latency import CurvePoint
 from planner.domain.units import PPM
 from planner.errors import InputError
@@ -114,7 +115,7 @@ class Option:
 
     `busy_ppm` has one entry per period. `max_others` None: any number. `curve` holds the stable points
     measured alone from which latency is predicted. `exclusive`: its memory is not known, so it takes the
-    whole device.
+    whole device. `promises`: what ensembles may count on, in ascending order of percentiles.
     """
 
     id: str
@@ -135,6 +136,11 @@ class Option:
     request_batch_size: int = 1
     exclusive: bool = False
     source: str = "measured"
+    promises: tuple[Promise, ...] = later(())
+
+    def promised_us(self, percentile: int) -> int | None:
+        """How long a call may take at this percentile, or the next higher one that is promised."""
+        return next((p.latency_us for p in self.promises if p.percentile >= percentile), None)
 
     @property
     def configuration(self) -> ConfigurationKey:
@@ -191,6 +197,7 @@ class Problem:
     settings: Settings = Settings()
     current: tuple[Running, ...] = later(())
     max_moves: int | None = later(None)
+    ensembles: tuple[Ensemble, ...] = later(())
 
     def __post_init__(self) -> None:
         _unique("model", [m.name for m in self.models])
@@ -210,6 +217,21 @@ class Problem:
                 value = getattr(model, name)
                 if value is not None and (len(value) != len(self.periods) or min(value) < 0):
                     raise InputError(f"model {model.name!r}: {name} needs one number >= 0 per period, got {value}")
+
+        self._check_ensembles()
+
+    def _check_ensembles(self) -> None:
+        _unique("ensemble", [e.name for e in self.ensembles])
+        for ensemble in self.ensembles:
+            for name in ensemble.models:
+                if name not in self.model_by_name:
+                    raise InputError(f"ensemble {ensemble.name!r}: unknown member {name!r}")
+            if len(ensemble.demand_mrps) != len(self.periods) or min(ensemble.demand_mrps) < 0:
+                found = ensemble.demand_mrps
+                raise InputError(f"ensemble {ensemble.name!r}: demand_mrps needs a number >= 0 per period, got {found}")
+        _unique("member of an ensemble that Triton serves", [
+            name for e in self.ensembles if e.serve is Serve.TRITON for name in e.models
+        ])  # fmt: skip
 
     def _check_option(self, option: Option) -> None:
         if option.model not in self.model_by_name or option.kind not in self.kind_by_name:
@@ -234,6 +256,11 @@ class Problem:
     @cached_property
     def option_by_id(self) -> dict[str, Option]:
         return {o.id: o for o in self.options}
+
+    @cached_property
+    def served_by_triton(self) -> dict[str, Ensemble]:
+        """By member, the ensemble that is served where all of its members are."""
+        return {name: e for e in self.ensembles if e.serve is Serve.TRITON for name in e.models}
 
     @property
     def counts_moves(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from planner.domain.ensemble_rules import ensemble_latency, ensemble_servers, promises_kept
 from planner.domain.layout import Layout, LoadedDevice, Placed
 from planner.domain.units import PPM, format_bytes
 from planner.domain.violation import Rule, Violation
@@ -40,6 +41,8 @@ def latency(layout: Layout) -> Iterator[Violation]:
     for loaded in layout.devices:
         for placed in loaded.replicas:
             yield from _latency_of(layout, loaded, placed)
+            if not loaded.kind.calibrated:
+                yield from promises_kept(layout, loaded, placed)
 
 
 def _latency_of(layout: Layout, loaded: LoadedDevice, placed: Placed) -> Iterator[Violation]:
@@ -138,5 +141,6 @@ def moves(layout: Layout) -> Iterator[Violation]:
 
 
 RULES: tuple[Callable[[Layout], Iterator[Violation]], ...] = (
-    gpu_memory, gpu_utilization, latency, one_replica, demand, replicas, allowed_gpu, fleet, moves,
+    gpu_memory, gpu_utilization, latency, one_replica, demand, replicas, allowed_gpu,
+    ensemble_latency, ensemble_servers, fleet, moves,
 )  # fmt: skip

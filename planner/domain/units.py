@@ -26,7 +26,7 @@ def exact(value: float | int | str | Fraction) -> Fraction:
     return value if isinstance(value, Fraction) else Fraction(str(value))
 
 
-def demand_mrps(rate_rps: float, headroom: float = 0.0) -> int:
+def demand_mrps(rate_rps: float | Fraction, headroom: float = 0.0) -> int:
     return ceil(exact(rate_rps) * (1 + exact(headroom)) * 1000)
 
 

@@ -14,6 +14,8 @@ class Rule(StrEnum):
     DEMAND = "demand"
     REPLICAS = "replicas"
     ALLOWED_GPU = "allowed-gpu"
+    ENSEMBLE_LATENCY = "ensemble-latency"
+    ENSEMBLE_SERVERS = "ensemble-servers"
     FLEET = "fleet"
     MOVES = "moves"
     PLAN_FILE = "plan-file"  # the plan's own figures do not follow from its placements

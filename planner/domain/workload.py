@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
+from planner.domain.ensemble import Serve
+from planner.domain.units import exact
 from planner.errors import InputError
 
 ALL_DAY = "all"
@@ -50,8 +53,59 @@ class ModelDemand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemberCalls:
+    """A model of an ensemble: calls per request, up to `parallel` of them at the same time."""
+
+    name: str
+    calls: int = 1
+    parallel: int = 1
+
+    @property
+    def depth(self) -> int:
+        """Calls one after another."""
+        return -(-self.calls // self.parallel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleDemand:
+    """A directed acyclic graph of models that serve one request together; `graph` has its edges.
+
+    `rates_rps` and `latency_bound_ms` as of a model; members come on top of what their models are asked for.
+    """
+
+    name: str
+    rates_rps: Mapping[str, float]
+    percentile: int
+    latency_bound_ms: float | None
+    serve: Serve
+    members: tuple[MemberCalls, ...]
+    graph: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def call_percentile(self) -> int:
+        """At this percentile every call of a request has to be in time for the whole to be, by the union bound.
+
+        All calls count, also those side by side: each of them may be the one that is late. The next higher
+        percentile that profiles know; InputError where none is high enough.
+        """
+        calls = sum(member.calls for member in self.members)
+        needed = 100 - Fraction(100 - self.percentile, calls)
+        found = next((p for p in PERCENTILES if p >= needed), None)
+        if found is None:
+            largest = {p: (100 - p) // (100 - PERCENTILES[-1]) for p in PERCENTILES if p < self.percentile}
+            enough = [f"p{p} over up to {most} calls" for p, most in largest.items() if most >= calls]
+            raise InputError(
+                f"ensemble {self.name!r}: a p{self.percentile} over {calls} calls rests on the p{float(needed):.5g} "
+                f"of each, and profiles know none above p{PERCENTILES[-1]}",
+                hint=f"what can be planned here: a {' or a '.join(enough)}" if enough else "give it no latency bound",
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     models: tuple[ModelDemand, ...]
+    ensembles: tuple[EnsembleDemand, ...] = ()
 
     def __post_init__(self) -> None:
         names = [model.name for model in self.models]
@@ -64,5 +118,21 @@ class Workload:
     @property
     def periods(self) -> tuple[str, ...]:
         """Every period that some model names; a rate without periods holds in all of them."""
-        named = {p: None for model in self.models for p in model.rates_rps or {} if p != ALL_DAY}
+        given = [*(model.rates_rps or {} for model in self.models), *(e.rates_rps for e in self.ensembles)]
+        named = {p: None for rates in given for p in rates if p != ALL_DAY}
         return tuple(named) or (ALL_DAY,)
+
+    @property
+    def members(self) -> frozenset[str]:
+        """Models that some ensemble calls."""
+        return frozenset(member.name for ensemble in self.ensembles for member in ensemble.members)
+
+    def calls_rps(self, model: str, period: str) -> Fraction:
+        """What ensembles ask of a model in a period."""
+        asked = [
+            exact(e.rates_rps.get(period, e.rates_rps.get(ALL_DAY, 0.0))) * member.calls
+            for e in self.ensembles
+            for member in e.members
+            if member.name == model
+        ]
+        return sum(asked, Fraction(0))

@@ -123,7 +123,7 @@ def _setting(place: Place) -> str:
 
 def _start(place: Place) -> str:
     ports = place.device.endpoint
-    loads = "".join(f" \\\n    {shlex.quote(f'--load-model={model}')}" for model in place.models)
+    loads = "".join(f" \\\n    {shlex.quote(f'--load-model={model}')}" for model in (*place.models, *place.ensembles))
     head = f"start {place.folder} {ports.http_port} {ports.grpc_port} {ports.metrics_port}"
     return f'{head} \\\n    {_runner(place)} "$server"{loads}\n'
 

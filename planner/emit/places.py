@@ -18,7 +18,10 @@ _SAFE_DEVICE = re.compile(r"[A-Za-z0-9_.+@/-]+")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One Triton server to be. `cores` are the CPUs of a CPU device, counted from 0 per node; None for a GPU."""
+    """One Triton server to be, with the ensembles that it serves as a whole.
+
+    `cores` are the CPUs of a CPU device, counted from 0 per node; None for a GPU.
+    """
 
     device: PlannedDevice
     node: str
@@ -26,6 +29,7 @@ class Place:
     folder: str
     cores: tuple[int, ...] | None
     replicas: tuple[Replica, ...]
+    ensembles: tuple[str, ...] = ()
 
     @property
     def is_slice(self) -> bool:
@@ -49,7 +53,10 @@ def places(problem: Problem, plan: Plan) -> list[Place]:
             own = tuple(replicas[name] for name in device.replicas)
             folder = _folder(index, device)
             _require_names(device.device, node, folder, own)
-            found.append(Place(device, node, int(index), folder, cores.get(device.device), own))
+            served = tuple(e.name for e in plan.ensembles if device.device in [s.device for s in e.servers])
+            for name in served:
+                _require_folder("ensemble", name)
+            found.append(Place(device, node, int(index), folder, cores.get(device.device), own, served))
     return found
 
 
@@ -73,6 +80,11 @@ def _folder(index: str, device: PlannedDevice) -> str:
     return f"gpu{index}-{device.profile.rpartition('/')[2]}-at{device.start}"
 
 
+def _require_folder(what: str, name: str) -> None:
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise InputError(f"{what} {name!r} cannot name a folder")
+
+
 def _require_names(device: str, node: str, folder: str, replicas: tuple[Replica, ...]) -> None:
     if not _SAFE_NAME.fullmatch(node):
         raise InputError(f"node {node!r} cannot name a folder", hint="letters, digits, dots, dashes, underscores")
@@ -81,8 +93,7 @@ def _require_names(device: str, node: str, folder: str, replicas: tuple[Replica,
             raise InputError(f"device {name!r}: its name may hold letters, digits and . _ - + @ / alone")
     models = [replica.model for replica in replicas]
     for name in models:
-        if name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise InputError(f"model {name!r} cannot name a folder")
+        _require_folder("model", name)
         if models.count(name) > 1:
             raise InputError(
                 f"device {device!r} carries {models.count(name)} replicas of {name!r}; a server has one entry per name"

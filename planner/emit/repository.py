@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planner.domain.plan import Plan, Replica
+from planner.domain.plan import Plan, PlannedEnsemble, Replica
 from planner.domain.problem import Problem
 from planner.emit.config_pbtxt import CONFIG_NAME, configure, ensemble_members, read_config, write_model
 from planner.emit.launch import launch_script
@@ -47,7 +47,8 @@ def emit(
     found = places(problem, plan)
     with whole_folder(out, is_ours=_is_ours) as folder:
         for place in found:
-            _write_repository(place, source_repository, folder / place.node / place.folder / "models", copy=copy)
+            models = folder / place.node / place.folder / "models"
+            _write_repository(place, plan.ensembles, source_repository, models, copy=copy)
         _write_launch_files(found, folder)
         text = json_text(routing(plan, found))
         (folder / ROUTING_FILE).write_text(text, encoding="utf-8")
@@ -59,10 +60,17 @@ def repository_of(place: Place, out: Path) -> Path:
     return out / place.node / place.folder / "models"
 
 
-def _write_repository(place: Place, source: Path, target: Path, *, copy: bool) -> None:
+def _write_repository(
+    place: Place, ensembles: Sequence[PlannedEnsemble], source: Path, target: Path, *, copy: bool
+) -> None:
     target.mkdir(parents=True)
     for replica in place.replicas:
         _write_model(replica, place, source / replica.model, target / replica.model, copy=copy)
+    for name in place.ensembles:
+        members = next(e.members for e in ensembles if e.name == name)
+        names = [member.model for member in members]
+        batch = min(replica.max_batch_size for replica in place.replicas if replica.model in names)
+        _write_ensemble(name, names, batch, source / name, target / name, copy=copy)
 
 
 def _write_model(replica: Replica, place: Place, source: Path, target: Path, *, copy: bool) -> None:
@@ -79,6 +87,28 @@ def _write_model(replica: Replica, place: Place, source: Path, target: Path, *, 
     write_model(source, target, configured, copy=copy)
     if read_config(target / CONFIG_NAME) != configured:
         raise PlannerError(f"the configuration written for {replica.model!r} does not read back as it was meant")
+
+
+def _write_ensemble(
+    name: str, members: Sequence[str], max_batch_size: int, source: Path, target: Path, *, copy: bool
+) -> None:
+    """The user's own ensemble, for which tensor goes where is theirs to say; its batches fit all of its members."""
+    if not source.is_dir():
+        raise NotFoundError(
+            f"ensemble {name!r} of the plan is not in the model repository {source.parent}",
+            hint=f'it needs {source / CONFIG_NAME} with platform: "ensemble" and its ensemble_scheduling',
+        )
+    config = _read_source(source, name)
+    steps = ensemble_members(config)
+    if set(steps) != set(members):
+        found = f"steps for {', '.join(steps)}" if steps else "no ensemble_scheduling"
+        raise InputError(
+            f"{source / CONFIG_NAME} has {found}; as planned, ensemble {name!r} calls {', '.join(members)}",
+            hint="workload.yaml and the ensemble must name the same members",
+        )
+    config.platform = "ensemble"
+    config.max_batch_size = min(config.max_batch_size, max_batch_size)
+    write_model(source, target, config, copy=copy)
 
 
 def _read_source(source: Path, model: str) -> ModelConfig:

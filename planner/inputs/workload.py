@@ -7,9 +7,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from planner.domain.workload import ALL_DAY, PERCENTILES, ModelDemand, Workload
+from planner.domain.ensemble import Serve
+from planner.domain.workload import ALL_DAY, PERCENTILES, EnsembleDemand, ModelDemand, Workload
 from planner.inputs.catalogue import canonical_name
-from planner.inputs.record import Count, NotNegative, Positive, Record, Text
+from planner.inputs.ensembles import EnsembleShape, ensemble
+from planner.inputs.record import Count, NotNegative, Positive, Record, Steps, Text
 from planner.inputs.yaml_file import YamlFile, read_record
 
 _LATENCY_KEYS = {f"latency_p{p}_ms": p for p in PERCENTILES}
@@ -25,8 +27,8 @@ class ReplicasEntry(Record):
     max: Count | None = None
 
 
-class ModelEntry(Record):
-    later: ClassVar[frozenset[str]] = frozenset({"spread", "host"})
+class ServedEntry(Record):
+    """What models and ensembles are both asked for."""
 
     name: Text
     rate_rps: NotNegative | None = None
@@ -36,6 +38,15 @@ class ModelEntry(Record):
     latency_p90_ms: Positive | None = None
     latency_p50_ms: Positive | None = None
     latency: LatencyEntry | None = None
+
+
+class EnsembleEntry(ServedEntry, EnsembleShape):
+    pass
+
+
+class ModelEntry(ServedEntry):
+    later: ClassVar[frozenset[str]] = frozenset({"spread", "host"})
+
     replicas: ReplicasEntry = ReplicasEntry()
     allowed_gpu: Annotated[list[Text], Field(min_length=1)] | None = None
     priority: Count = 1
@@ -47,11 +58,12 @@ class DefaultsEntry(Record):
 
 
 class WorkloadFile(Record):
-    later: ClassVar[frozenset[str]] = frozenset({"ensembles", "rules", "survives"})
+    later: ClassVar[frozenset[str]] = frozenset({"rules", "survives"})
 
     schema_version: Literal[1]
     defaults: DefaultsEntry = DefaultsEntry()
     models: Annotated[list[ModelEntry], Field(min_length=1)]
+    ensembles: list[EnsembleEntry] = Field(default_factory=list)
 
 
 def read_workload(path: Path) -> Workload:
@@ -62,16 +74,17 @@ def read_workload(path: Path) -> Workload:
             raise file.error(("models", i, "name"), f"model {entry.name!r} is given twice")
         with file.at("models", i):
             models[entry.name] = _demand(entry, record.defaults, file, i)
-    workload = Workload(models=tuple(models.values()))
+    ensembles = tuple(_ensemble(entry, models, file, i) for i, entry in enumerate(record.ensembles))
+    workload = Workload(models=tuple(models.values()), ensembles=ensembles)
     _require_every_period(workload, file)
     return workload
 
 
 def _demand(entry: ModelEntry, defaults: DefaultsEntry, file: YamlFile, i: int) -> ModelDemand:
-    percentile, bound_ms = _latency(entry, file, i)
+    percentile, bound_ms = _latency(entry, file, ("models", i))
     return ModelDemand(
         name=entry.name,
-        rates_rps=_rates(entry, file, i),
+        rates_rps=_rates(entry, file, ("models", i)),
         headroom=defaults.headroom if entry.headroom is None else entry.headroom,
         percentile=percentile,
         latency_bound_ms=bound_ms,
@@ -82,22 +95,44 @@ def _demand(entry: ModelEntry, defaults: DefaultsEntry, file: YamlFile, i: int) 
     )
 
 
-def _rates(entry: ModelEntry, file: YamlFile, i: int) -> dict[str, float] | None:
+def _ensemble(entry: EnsembleEntry, models: dict[str, ModelDemand], file: YamlFile, i: int) -> EnsembleDemand:
+    at: Steps = ("ensembles", i)
+    rates = _rates(entry, file, at)
+    if rates is None:
+        raise file.error((*at, "rate_rps"), "is missing")
+    if entry.name in models:
+        raise file.error((*at, "name"), f"{entry.name!r} is the name of a model")
+    for j, other in enumerate(file.value["ensembles"][:i]):
+        if other["name"] == entry.name:
+            raise file.error((*at, "name"), f"ensemble {entry.name!r} is given twice, also as ensembles[{j}]")
+        if entry.serve == other.get("serve") == Serve.TRITON:
+            for place, member in enumerate(entry.members):
+                if member.name in [known["name"] for known in other["members"]]:
+                    text = f"{member.name!r} is a member of {other['name']!r} too"
+                    hint = "a model may be a member of one ensemble with serve: triton"
+                    raise file.error((*at, "members", place, "name"), text, hint=hint)
+    percentile, bound_ms = _latency(entry, file, at)
+    made = ensemble(entry.name, entry, rates, percentile, bound_ms, models, file, i)
+    with file.at(*at):
+        if bound_ms is not None:
+            made.call_percentile  # noqa: B018 (whether there is one)
+    return made
+
+
+def _rates(entry: ServedEntry, file: YamlFile, at: Steps) -> dict[str, float] | None:
     if entry.rates_rps is None:
         return None if entry.rate_rps is None else {ALL_DAY: entry.rate_rps}
     if entry.rate_rps is not None:
-        raise file.error(("models", i, "rates_rps"), "give rate_rps or rates_rps, not both")
+        raise file.error((*at, "rates_rps"), "give rate_rps or rates_rps, not both")
     if ALL_DAY in entry.rates_rps and len(entry.rates_rps) > 1:
-        raise file.error(
-            ("models", i, "rates_rps", ALL_DAY), f"{ALL_DAY!r} means every period; name each period instead"
-        )
+        raise file.error((*at, "rates_rps", ALL_DAY), f"{ALL_DAY!r} means every period; name each period instead")
     return dict(entry.rates_rps)
 
 
-def _latency(entry: ModelEntry, file: YamlFile, i: int) -> tuple[int, float | None]:
+def _latency(entry: ServedEntry, file: YamlFile, at: Steps) -> tuple[int, float | None]:
     given = [key for key in (*_LATENCY_KEYS, "latency") if getattr(entry, key) is not None]
     if len(given) > 1:
-        raise file.error(("models", i, given[1]), f"give one latency objective, not both {given[0]} and {given[1]}")
+        raise file.error((*at, given[1]), f"give one latency objective, not both {given[0]} and {given[1]}")
     if entry.latency is not None:
         return entry.latency.percentile, entry.latency.bound_ms
     if given:
@@ -107,14 +142,15 @@ def _latency(entry: ModelEntry, file: YamlFile, i: int) -> tuple[int, float | No
 
 
 def _require_every_period(workload: Workload, file: YamlFile) -> None:
-    """A model that has rates by period has one for each: a forgotten period would be planned as no traffic."""
-    for i, model in enumerate(workload.models):
-        rates = model.rates_rps
+    """What has rates by period has one for each: a forgotten period would be planned as no traffic."""
+    asked = [(("models", i), model.rates_rps) for i, model in enumerate(workload.models)]
+    asked += [(("ensembles", i), ensemble.rates_rps) for i, ensemble in enumerate(workload.ensembles)]
+    for at, rates in asked:
         if rates is None or ALL_DAY in rates:
             continue
         missing = [period for period in workload.periods if period not in rates]
         if missing:
             raise file.error(
-                ("models", i, "rates_rps"),
+                (*at, "rates_rps"),
                 f"has no rate for {', '.join(missing)}, which other models name; write 0 for no traffic",
             )

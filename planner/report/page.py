@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from planner.build import basis_notes
 from planner.domain.objectives import MAXIMISED
 from planner.domain.period_loads import period_loads
-from planner.domain.plan import ObjectiveValue, Plan, PlannedDevice, PlannedGpu, Replica, Status
+from planner.domain.plan import ObjectiveValue, Plan, PlannedDevice, PlannedEnsemble, PlannedGpu, Replica, Status
 from planner.domain.problem import LatencyBasis, Objective, Option, Problem
 from planner.domain.profile import Source
 from planner.domain.units import counted, format_bytes
@@ -38,6 +38,7 @@ from planner.verify_table import summary
 VIOLATIONS_SHOWN = 50
 BINDING_SHOWN = 20
 NOTES_SHOWN = 30
+SERVERS_NAMED = 8
 
 OBJECTIVES = {
     Objective.UNSERVED: "unserved demand, by priority",
@@ -65,6 +66,7 @@ def page(problem: Problem, plan: Plan, verification: Verification | None, violat
         *_unserved(plan),
         _binding(problem, plan),
         *([] if verification is None else [verified(verification)]),
+        *_ensembles(plan),
         _replicas(problem, plan),
         _foot(problem, plan),
     ]
@@ -223,6 +225,44 @@ def _periods(problem: Problem, plan: Plan) -> Iterator[Html]:
 
 def _binding(problem: Problem, plan: Plan) -> Html:
     return section("What binds", bullets(explain_plan(problem, plan), BINDING_SHOWN, "that planner explain lists"))
+
+
+def _ensembles(plan: Plan) -> Iterator[Html]:
+    columns = [
+        Column("member", number=False),
+        Column("calls"),
+        Column("a call within, ms"),
+        Column("at percentile"),
+    ]
+    groups = [
+        Group(
+            joined([ensemble.name, element("small", _of_ensemble(ensemble))]),
+            [
+                (
+                    m.model,
+                    f"{m.calls:,}",
+                    f"{number(m.latency_ms)}{' ms' * (m.latency_ms is not None)}",
+                    f"p{m.percentile}",
+                )
+                for m in ensemble.members
+            ],
+        )
+        for ensemble in plan.ensembles
+    ]
+    if groups:
+        text = "Every call of a request keeps its part of the bound, so the whole does. The planner chose the parts."
+        yield section("Ensembles", element("p", text, "small"), table("Ensembles", columns, groups))
+
+
+def _of_ensemble(ensemble: PlannedEnsemble) -> str:
+    parts = []
+    if ensemble.latency_ms is not None and ensemble.bound_ms is not None:
+        promised = f"p{ensemble.percentile} {number(ensemble.latency_ms)} of {number(ensemble.bound_ms)} ms"
+        parts.append(f"{promised} over {' → '.join(ensemble.path)}")
+    if ensemble.servers:
+        names = [f"{server.device} {server.weight:.0%}" for server in ensemble.servers[:SERVERS_NAMED]]
+        parts.append(f"served by {', '.join(names)}{' …' * (len(ensemble.servers) > SERVERS_NAMED)}")
+    return " · ".join(parts)
 
 
 def _replicas(problem: Problem, plan: Plan) -> Html:

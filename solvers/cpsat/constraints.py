@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from ortools.sat.python import cp_model
 
+from planner.domain.ensemble import Ensemble, Serve
 from solvers.cpsat.scaling import Term, at_least, at_most
 from solvers.cpsat.variables import Slot, Variables
 from solvers.reduction import Choice
@@ -27,6 +28,8 @@ class Constraints:
         self.one_replica()
         self.demand()
         self.replicas()
+        self.ensemble_latency()
+        self.ensemble_servers()
         self.moves()
         self.symmetry()
 
@@ -86,6 +89,59 @@ class Constraints:
                 for choice, count in self._variables.of_model(model.name):
                     most = self._variables.reduction.most_on_device(choice)
                     at_most(self._model, [(1, count), (-most, placed)], 0)
+
+    def ensemble_latency(self) -> None:
+        """How long a call of each member may take is a variable: the bound is split by the search."""
+        for ensemble in self._problem.ensembles:
+            if ensemble.bound_us is None:
+                continue
+            ends: dict[str, cp_model.IntVar] = {}
+            for name in ensemble.order:
+                depth = next(member.depth for member in ensemble.members if member.model == name)
+                call = self._longest_call(ensemble, name, ensemble.bound_us // depth)
+                ends[name] = self._model.new_int_var(0, ensemble.bound_us, f"{ensemble.name}: end of {name}")
+                self._model.add(ends[name] >= depth * call)
+                for other in ensemble.before[name]:
+                    self._model.add(ends[name] >= ends[other] + depth * call)
+
+    def _longest_call(self, ensemble: Ensemble, name: str, most_us: int) -> cp_model.IntVar:
+        """At least what each replica in use promises; one that promises more than `most_us` is not used."""
+        longest = self._model.new_int_var(0, most_us, f"{ensemble.name}: a call of {name}")
+        used: dict[int, cp_model.IntVar] = {}
+        for slot in self._variables.slots:
+            for choice, present in slot.present.items():
+                if choice.option.model != name:
+                    continue
+                promised = choice.option.promised_us(ensemble.call_percentile)
+                if promised is None or promised > most_us:
+                    self._model.add(present == 0)
+                    continue
+                if promised not in used:
+                    used[promised] = self._model.new_bool_var(f"{ensemble.name}: {name} within {promised}")
+                    self._model.add(longest >= promised * used[promised])
+                self._model.add_implication(present, used[promised])
+        return longest
+
+    def ensemble_servers(self) -> None:
+        for ensemble in self._problem.ensembles:
+            if ensemble.serve is Serve.TRITON:
+                served = [self._served_on(slot, ensemble) for slot in self._variables.slots]
+                if not self._problem.allow_unserved:
+                    at_least(self._model, [(1, variable) for variable in served], max(ensemble.demand_mrps))
+
+    def _served_on(self, slot: Slot, ensemble: Ensemble) -> cp_model.IntVar:
+        """All members or none; requests of the ensemble that this server takes."""
+        rows = {m.model: [c for c in slot.counts if c.option.model == m.model] for m in ensemble.members}
+        everyone = self._model.new_bool_var(f"{ensemble.name} on {slot.device.id}")
+        served = self._model.new_int_var(0, max(ensemble.demand_mrps), f"{ensemble.name} served on {slot.device.id}")
+        for member in ensemble.members:
+            row = rows[member.model]
+            for choice in row:
+                self._model.add_implication(slot.present[choice], everyone)
+            at_least(self._model, [*((1, slot.counts[choice]) for choice in row), (-1, everyone)], 0)
+            capacity = [(choice.capacity_mrps, slot.counts[choice]) for choice in row]
+            at_least(self._model, [*capacity, (-member.calls, served)], 0)
+        return served
 
     def moves(self) -> None:
         if self._problem.max_moves is not None:

@@ -15,6 +15,7 @@ import pytest
 
 from planner.domain.check import check
 from planner.domain.derive import Origin, derive_plan
+from planner.domain.ensemble import Ensemble, Member, Promise, Serve
 from planner.domain.layout import Layout
 from planner.domain.objectives import MAXIMISED
 from planner.domain.plan import ObjectiveValue, Placement, Status
@@ -309,3 +310,43 @@ def test_growth_and_balance_have_bounds_without_a_search(solver: str) -> None:
     result = registry.solve(subject, QUICK, Progress(), name=solver)
     assert result.bounds[0].value == 2
     assert result.bounds[1].value == (1 if solver in ("cpsat", "auto") else 0.4)
+
+
+@pytest.mark.parametrize("solver", registry.FACTORIES)
+@pytest.mark.parametrize(("bound_us", "gpus"), [(1400, 1), (1399, 2), (600, 2)])
+def test_the_bound_of_an_ensemble_decides_whether_its_members_may_share(solver: str, bound_us: int, gpus: int) -> None:
+    """A call takes 0.3 ms alone and 0.7 ms beside another model."""
+    result = registry.solve(_ensemble(bound_us=bound_us), QUICK, Progress(), name=solver)
+    assert len({placement.device for placement in result.placements or ()}) == gpus
+
+
+@pytest.mark.parametrize("solver", registry.FACTORIES)
+def test_an_ensemble_that_is_too_slow_anywhere_is_infeasible(solver: str) -> None:
+    assert registry.solve(_ensemble(bound_us=599), QUICK, Progress(), name=solver).status is Status.INFEASIBLE
+
+
+@pytest.mark.parametrize("solver", registry.FACTORIES)
+@pytest.mark.parametrize(("serve", "replicas"), [(Serve.TRITON, 4), (Serve.CLIENT, 3)])
+def test_members_that_triton_serves_stand_together(solver: str, serve: Serve, replicas: int) -> None:
+    """b serves twice what a does: called by clients, one replica of it is enough."""
+    subject = _ensemble(serve=serve, bound_us=None, demand_mrps=(2000,))
+    options = [replace(o, capacity_mrps=2000) if o.model == "b" else o for o in subject.options]
+    models = [model(name, 2000) for name in "ab"]
+    result = registry.solve(
+        replace(subject, options=tuple(options), models=tuple(models)), QUICK, Progress(), name=solver
+    )
+    assert len(result.placements or ()) == replicas
+
+
+def _ensemble(**changes: object) -> Problem:
+    values = {"bound_us": 1000, "serve": Serve.CLIENT, "demand_mrps": (1000,)} | changes
+    ensemble = Ensemble(
+        name="e", percentile=95, call_percentile=99, members=(Member(model="a"), Member(model="b")),
+        edges=(("a", "b"),), **values,  # type: ignore[arg-type]
+    )  # fmt: skip
+    options = [
+        option(name, id=f"{name}{n}", tolerance_ppm=n * 500_000, max_others=n,
+               promises=(Promise(percentile=99, latency_us=300 + 400 * n),))
+        for name in "ab" for n in (0, 1)
+    ]  # fmt: skip
+    return problem([model("a"), model("b")], options, fleet=devices(count=2), ensembles=[ensemble])

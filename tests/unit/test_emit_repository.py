@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from planner import cli
+from planner.domain.ensemble import Ensemble, Member, Serve
 from planner.domain.plan import Plan
 from planner.domain.problem import Device, Option, Problem
 from planner.emit.places import Place, places
@@ -133,6 +134,37 @@ def test_an_ensemble_stands_beside_its_members_without_instances(repository: Pat
     assert [step.model_name for step in config.ensemble_scheduling.step] == ["ranker", "plain"]
     assert not config.instance_group
     assert not config.HasField("dynamic_batching")
+
+
+def _served_by_triton(*members: str) -> tuple[Problem, Plan]:
+    ensemble = Ensemble(
+        name="ocr", demand_mrps=(9_000,), percentile=99, bound_us=None, call_percentile=99, serve=Serve.TRITON,
+        members=tuple(Member(model=name) for name in members),
+    )  # fmt: skip
+    options = [replica_option(name, "cpu-1", max_batch_size=2) for name in members]
+    layout = {device: [o.id for o in options] for device in ("n1/0", "n1/1")}
+    return placed(options, layout, ensembles=[ensemble])
+
+
+def test_an_ensemble_that_triton_serves_is_emitted_with_its_members(repository: Path, tmp_path: Path) -> None:
+    emitted(_served_by_triton("ranker", "plain"), repository, tmp_path / "out")
+    for place in ("n1/gpu0", "n1/gpu1"):
+        config = written(tmp_path / "out", "ocr", place)
+        assert (config.platform, config.max_batch_size) == ("ensemble", 2)
+        assert [step.model_name for step in config.ensemble_scheduling.step] == ["ranker", "plain"]
+    routing = json.loads((tmp_path / "out" / "routing.json").read_text())
+    assert [(e["device"], e["weight"]) for e in routing["ensembles"]["ocr"]] == [("n1/0", 0.5), ("n1/1", 0.5)]
+    assert (tmp_path / "out" / "n1" / "launch.sh").read_text().count("--load-model=ocr") == 2
+
+
+def test_an_ensemble_with_other_members_than_planned_is_refused(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"has steps for ranker, plain; as planned, ensemble 'ocr' calls ranker, speech"
+    ):
+        emitted(_served_by_triton("ranker", "speech"), repository, tmp_path / "out")
+    shutil.rmtree(repository / "ocr")
+    with pytest.raises(NotFoundError, match="ensemble 'ocr' of the plan is not in the model repository"):
+        emitted(_served_by_triton("ranker", "plain"), repository, tmp_path / "out")
 
 
 def test_an_ensemble_without_its_members_is_refused(repository: Path, tmp_path: Path) -> None:

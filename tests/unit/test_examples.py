@@ -9,9 +9,11 @@ import pytest
 from planner.cli import run
 from planner.domain.plan import Plan, Status
 from planner.domain.problem import Problem
+from planner.explain import explain_plan
 from planner.inputs.measure_config import read_measure_config
 from planner.inputs.workload import read_workload
 from planner.plan_files import read_plan
+from planner.report.page import page
 
 CPU = Path(__file__).parents[2] / "examples" / "cpu"
 
@@ -96,3 +98,34 @@ def test_objectives_that_cannot_be_are_refused(
     files = ["--workload", str(folder / "workload.yaml"), "--profiles", str(folder / "profiles.csv")]
     assert run(["solve", *files, "--gpus", "3xL4", *asked]) == 2
     assert error in capsys.readouterr().err
+
+
+def test_ensemble_splits_its_bound_among_its_members(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, plan = solved("ensemble", tmp_path, "--gpus", "2xL4")
+    (read,) = plan.ensembles
+    assert (plan.status, plan.summary.gpus_used, read.servers) == (Status.OPTIMAL, 1, ())
+    assert sum(member.latency_ms or 0 for member in read.members) == read.latency_ms
+    assert read.latency_ms is not None
+    assert read.latency_ms <= 300
+    assert "ensemble read: p95 300 of 300 ms over detect -> recognise" in capsys.readouterr().out
+    assert "300 of 300 ms" in "\n".join(explain_plan(*read_plan(tmp_path / "plan")))
+    assert "read" in page(*read_plan(tmp_path / "plan"), None, [])
+
+
+def test_ensemble_that_triton_serves_has_its_members_on_each_server(tmp_path: Path) -> None:
+    _, plan = solved("ensemble-triton", tmp_path, "--gpus", "4xL4")
+    (read,) = plan.ensembles
+    carried = {d.device: {n.rpartition("-")[0] for n in d.replicas} for gpu in plan.gpus for d in gpu.devices}
+    assert {server.device for server in read.servers} == set(carried)
+    assert set(map(frozenset, carried.values())) == {frozenset({"detect", "recognise"})}
+
+
+def test_an_ensemble_that_cannot_be_fast_enough_says_what_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (EXAMPLES / "ensemble" / "workload.yaml").read_text().replace("latency_p95_ms: 300", "latency_p95_ms: 70")
+    (tmp_path / "workload.yaml").write_text(text)
+    profiles = str(EXAMPLES / "ensemble" / "profiles.csv")
+    asked = ["--workload", str(tmp_path / "workload.yaml"), "--profiles", profiles, "--gpus", "2xL4"]
+    assert run(["solve", *asked, "-o", str(tmp_path / "plan")]) == 3
+    assert "ensemble-latency: read: a p95 of " in capsys.readouterr().err
