@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from planner.domain.ensemble import Ensemble, Member
-from planner.domain.fleet import Fleet, Gpu, GpuType
+from planner.domain.fleet import Fleet, Gpu, GpuType, SliceType
 from planner.domain.problem import (
     SCHEMA_VERSION,
     Device,
@@ -21,7 +21,7 @@ from planner.domain.problem import (
     Settings,
 )
 from planner.domain.profile import BACKEND_ROW_PREFIX, SERVER_ROW, ProfileRow, Source
-from planner.domain.units import bound_us, demand_mrps, exact, format_bytes, limit_ppm
+from planner.domain.units import PPM, bound_us, demand_mrps, exact, format_bytes, limit_ppm
 from planner.domain.workload import ALL_DAY, EnsembleDemand, ModelDemand, Workload
 from planner.errors import InputError, NotFoundError
 from planner.options import Wishes, model_options
@@ -31,7 +31,8 @@ _RATELESS = frozenset({Objective.MODELS, Objective.THROUGHPUT})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings:
-    """The user's choices. `objectives` empty: the default order. `server_base_bytes` replaces a missing row.
+    """The user's choices. `objectives` empty: the default order. `server_base_bytes` replaces a missing row. `mig`:
+    GPUs without a layout may be split.
 
     `current`: the replicas of the plan that runs now; `max_moves` of the new one may differ from it.
     """
@@ -42,6 +43,7 @@ class BuildSettings:
     server_base_bytes: int | None = None
     current: tuple[Running, ...] = ()
     max_moves: int | None = None
+    mig: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def build(
     usable = [gpu for gpu in fleet.gpus if not gpu.cordoned]
     if not usable:
         raise InputError("fleet: every GPU is cordoned, there is none to plan on")
-    _require_profiles(workload, fleet, rows, workload_name)
+    _require_profiles(workload, fleet, rows, choice, workload_name)
     objectives = _objectives(workload, fleet, choice)
     kinds, devices = _devices(fleet, rows, choice)
     periods = workload.periods
@@ -112,9 +114,13 @@ def _way_to_profiles(model: str, type_name: str, fleet: Fleet) -> str:
     return f"planner measure {model} --device {type_name}, or planner profiles import FILE"
 
 
-def _require_profiles(workload: Workload, fleet: Fleet, rows: Sequence[ProfileRow], where: str) -> None:
-    """A model that was measured on none of the types on offer is a mistake, not an infeasible problem."""
+def _require_profiles(
+    workload: Workload, fleet: Fleet, rows: Sequence[ProfileRow], choice: BuildSettings, where: str
+) -> None:
+    """A model that was measured on none of the devices on offer is a mistake, not an infeasible problem."""
     types = sorted({gpu.type for gpu in fleet.gpus})
+    split = {(gpu.type, gpu.mig_layout, gpu.reserve_bytes): gpu for gpu in fleet.gpus}.values()
+    offered = sorted({_profile(gpu.type, one) for gpu in split for one, _ in _parts(gpu, fleet, rows, choice)})
     for demand in workload.models:
         devices = sorted({row.device for row in rows if row.model == demand.name})
         if not devices:
@@ -125,11 +131,14 @@ def _require_profiles(workload: Workload, fleet: Fleet, rows: Sequence[ProfileRo
                 f"{where}: model {demand.name!r} has no profile; models with profiles: {_some(known)}",
                 hint=f"did you mean {' or '.join(near)}? else {hint}" if near else hint,
             )
-        if not set(devices) & set(types):
-            found = ", ".join(devices)
+        if not set(devices) & set(offered):
+            sliced = not choice.mig and any(device.partition("/")[0] in types for device in devices)
             raise NotFoundError(
-                f"{where}: model {demand.name!r} has no profile on {' or '.join(types)}; it was measured on {found}",
-                hint=_way_to_profiles(demand.name, types[0], fleet),
+                f"{where}: model {demand.name!r} has no profile on {' or '.join(offered)}; it was measured on "
+                f"{', '.join(devices)}",
+                hint="--mig lets the planner split GPUs, mig_layout in fleet.yaml says how they are split"
+                if sliced
+                else _way_to_profiles(demand.name, types[0], fleet),
             )
         for name in demand.allowed_gpu:
             if name not in fleet.types:
@@ -220,43 +229,83 @@ def _price(gpu: Gpu, gpu_type: GpuType) -> float | None:
     return gpu.usd_per_hour if gpu.usd_per_hour is not None else gpu_type.usd_per_hour
 
 
+# A slice with its start, or the GPU as a whole.
+_GpuPart = tuple[SliceType | None, int | None]
+
+
+def _parts(gpu: Gpu, fleet: Fleet, rows: Sequence[ProfileRow], choice: BuildSettings) -> list[_GpuPart]:
+    """The devices of a GPU; where its layout is free, every placement of each slice that something was measured on."""
+    gpu_type = fleet.types[gpu.type]
+    if gpu.mig_layout:
+        return [(gpu_type.slice_named(name), start) for name, start in gpu.mig_layout]
+    if not choice.mig or gpu.reserve_bytes:
+        return [(None, None)]
+    measured = {row.device for row in rows if not row.is_overhead}
+    slices = [one for one in gpu_type.slices if _profile(gpu.type, one) in measured]
+    whole: list[_GpuPart] = [(None, None)] if gpu.type in measured or not slices else []
+    return [*whole, *((one, start) for one in slices for start in one.mig.starts)]
+
+
+def _profile(type_name: str, part: SliceType | None) -> str:
+    """What profiles call such a device."""
+    return type_name if part is None else f"{type_name}/{part.name}"
+
+
 def _devices(
     fleet: Fleet, rows: Sequence[ProfileRow], choice: BuildSettings
 ) -> tuple[tuple[DeviceKind, ...], tuple[Device, ...]]:
-    """GPUs whose numbers are all the same make one kind; the first kind of a type bears the type's name."""
+    """Devices whose numbers are all the same make one kind; the first kind of a profile bears the profile's name."""
     kinds: dict[tuple[str, int, float | None], DeviceKind] = {}
+    parts: dict[tuple[object, ...], list[_GpuPart]] = {}
     devices = []
     for gpu in fleet.gpus:
-        gpu_type = fleet.types[gpu.type]
-        price = _price(gpu, gpu_type)
-        key = (gpu.type, gpu.reserve_bytes, price)
-        if key not in kinds:
-            same_type = sum(1 for known in kinds if known[0] == gpu.type)
-            name = f"{gpu.type}#{same_type + 1}" if same_type else gpu.type
-            kinds[key] = _kind(name, gpu, gpu_type, price, rows, choice)
-        devices.append(Device(id=gpu.id, gpu=gpu.id, kind=kinds[key].name, cordoned=gpu.cordoned))
+        price = _price(gpu, fleet.types[gpu.type])
+        alike = (gpu.type, gpu.mig_layout, gpu.reserve_bytes)
+        if alike not in parts:
+            parts[alike] = _parts(gpu, fleet, rows, choice)
+        for part, start in parts[alike]:
+            profile = _profile(gpu.type, part)
+            key = (profile, gpu.reserve_bytes, price)
+            if key not in kinds:
+                same = sum(1 for known in kinds if known[0] == profile)
+                kinds[key] = _kind(f"{profile}#{same + 1}" if same else profile, gpu, part, fleet, price, rows, choice)
+            name = gpu.id if part is None else f"{gpu.id}/{part.name}@{start}"
+            devices.append(Device(id=name, gpu=gpu.id, kind=kinds[key].name, start=start, cordoned=gpu.cordoned))
     return tuple(kinds.values()), tuple(devices)
 
 
 def _kind(
-    name: str, gpu: Gpu, gpu_type: GpuType, price: float | None, rows: Sequence[ProfileRow], choice: BuildSettings
+    name: str,
+    gpu: Gpu,
+    part: SliceType | None,
+    fleet: Fleet,
+    price: float | None,
+    rows: Sequence[ProfileRow],
+    choice: BuildSettings,
 ) -> DeviceKind:
-    base = _overhead(rows, gpu_type.name, SERVER_ROW)
-    backends = sorted({r.model for r in rows if r.model.startswith(BACKEND_ROW_PREFIX) and r.device == gpu_type.name})
-    overhead_rows = [row for row in rows if row.is_overhead and row.device == gpu_type.name]
-    usable = int((1 - exact(choice.settings.reserve)) * gpu_type.memory_bytes) - gpu.reserve_bytes
+    """Cost and power are those of the whole GPU, also of a slice: a GPU in use is paid once."""
+    gpu_type, settings = fleet.types[gpu.type], choice.settings
+    profile = _profile(gpu_type.name, part)
+    base = _overhead(rows, profile, SERVER_ROW)
+    overhead_rows = [row for row in rows if row.is_overhead and row.device == profile]
+    backends = sorted({row.model for row in overhead_rows if row.model.startswith(BACKEND_ROW_PREFIX)})
+    whole = gpu_type.memory_bytes if part is None else part.memory_bytes
+    usable = int((1 - exact(settings.reserve)) * whole) - gpu.reserve_bytes
     if usable <= 0:
         raise InputError(f"gpu {gpu.id!r}: reserve {format_bytes(gpu.reserve_bytes)} leaves no memory to plan with")
+    alone = PPM if part is None else limit_ppm(1 - exact(settings.mig_margin))
     return DeviceKind(
         name=name,
         type=gpu_type.name,
-        profile=gpu_type.name,
+        profile=profile,
         memory_bytes=usable,
         server_base_bytes=base if base is not None else choice.server_base_bytes or 0,
-        utilization_ppm=limit_ppm(choice.settings.utilization),
+        utilization_ppm=min(alone, limit_ppm(settings.utilization)),
+        alone_ppm=alone,
+        mig=None if part is None else part.mig,
         overhead_source=Source.weakest(row.source for row in overhead_rows),
         backend_overhead_bytes={
-            name.removeprefix(BACKEND_ROW_PREFIX): _overhead(rows, gpu_type.name, name) or 0 for name in backends
+            name.removeprefix(BACKEND_ROW_PREFIX): _overhead(rows, profile, name) or 0 for name in backends
         },
         cost_microusd_per_hour=None if price is None else round(exact(price) * 1_000_000),
         power_milliwatts=None if gpu_type.power_watts is None else round(exact(gpu_type.power_watts) * 1000),

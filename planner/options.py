@@ -142,7 +142,8 @@ def _options_of(
         return
     points, basis = _measured_points(configuration, model, settings, refusals)
     curve = tuple(CurvePoint(capacity_mrps(rate), latency) for rate, latency in points)
-    rates = _rates(model, [point.rate_mrps for point in curve])
+    asked = _rates(model, [point.rate_mrps for point in curve])
+    rates = _within_margin(configuration, model, kind, asked, refusals)
     options = [_option_at(configuration, model, kind, settings, curve, basis, rate) for rate in rates]
     if wishes.ensembles:
         calls = _call_curves(configuration, model, settings, wishes, refusals)
@@ -212,6 +213,23 @@ def _rates(model: Model, measured_mrps: Sequence[int]) -> list[int]:
         fewest = max(1, ceil(Fraction(peak, top)))
         found |= {-(-peak // n) for n in range(fewest, fewest + REPLICA_COUNTS_TRIED) if -(-peak // n) <= top}
     return sorted(found)
+
+
+def _within_margin(
+    configuration: Configuration, model: Model, kind: DeviceKind, rates: Sequence[int], refusals: list[Refusal]
+) -> Sequence[int]:
+    """The rates at which a slice is no busier than its margin allows, and in the place of others as much as it does."""
+    if kind.alone_ppm == PPM:
+        return rates
+    busy = {rate: max(_busy_by_period(configuration, model, rate)) for rate in rates}
+    reduced = {rate * kind.alone_ppm // share for rate, share in busy.items() if share > kind.alone_ppm}
+    busy |= {rate: max(_busy_by_period(configuration, model, rate)) for rate in reduced if rate}
+    kept = sorted(rate for rate, share in busy.items() if share <= kind.alone_ppm)
+    if rates and not kept:
+        limit = f"{kind.alone_ppm / PPM:.0%}"
+        text = f"its busy time on a {kind.profile} is known as 100 % alone, the MIG margin allows {limit}"
+        refusals.append(Refusal("mig-margin", 0, f"{text}: give busy, or --mig-margin 0"))
+    return kept
 
 
 def _option_at(

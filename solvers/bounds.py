@@ -49,7 +49,7 @@ class AreaBound:
         if objective is Objective.THROUGHPUT:
             return self._growth()
         if objective is Objective.BALANCE:
-            return self._balance(sum(len(gpu) for group in self._reduction.groups for gpu in group.gpus))
+            return self._balance(sum(group.most_devices * len(group.gpus) for group in self._reduction.groups))
         if objective is Objective.UNSERVED:
             return sum(m.priority * PPM for m in self._problem.models if m.peak_mrps and not self._has_choice(m))
         if objective is Objective.MODELS:
@@ -67,7 +67,7 @@ class AreaBound:
             if not all_served:
                 return 0
         if objective is Objective.BALANCE and layout is not None and Objective.GPUS in earlier:
-            most = max((len(group.kinds) for group in self._reduction.groups), default=0)
+            most = max((group.most_devices for group in self._reduction.groups), default=0)
             return max(self.value(objective) or 0, self._balance(most * integer_value(layout, Objective.GPUS)))
         return self.value(objective)
 
@@ -83,7 +83,9 @@ class AreaBound:
         bases = [(model, base) for model, base in bases if base]
         if not bases or not all(self._has_choice(model) for model, _ in bases):
             return 0
-        stock = Counter(kind.name for group in self._reduction.groups for kind in group.kinds for _ in group.gpus)
+        groups = self._reduction.groups
+        stock = Counter(kind.name for group in groups for kind in group.kinds for _ in group.gpus)
+        devices = sum(group.most_devices * len(group.gpus) for group in groups)
         most = [self._most_mrps(model, stock) * GROWTH_SCALE // base for model, base in bases]
         for resource in range(max(map(len, self._shares.values()))):
             area = sum(
@@ -92,7 +94,7 @@ class AreaBound:
                 for model, base in bases
             )  # fmt: skip
             if area:
-                most.append(stock.total() * SHARE_SCALE * GROWTH_SCALE // area)
+                most.append(devices * SHARE_SCALE * GROWTH_SCALE // area)
         return min(most)
 
     def _most_mrps(self, model: Model, stock: Mapping[str, int]) -> int:
@@ -160,8 +162,17 @@ def _parts_of_gpus(groups: Iterable[GpuGroup]) -> dict[str, Fraction]:
     parts: dict[str, Fraction] = {}
     for group in groups:
         for kind in group.kinds:
-            parts[kind.name] = min(parts.get(kind.name, Fraction(1)), Fraction(1, len(group.kinds)))
+            parts[kind.name] = min(parts.get(kind.name, Fraction(1)), _part_of_gpu(kind, group))
     return parts
+
+
+def _part_of_gpu(kind: DeviceKind, group: GpuGroup) -> Fraction:
+    """Where the layout is free, a slice's part of the compute slices: no layout has more than all of them."""
+    if not group.free_layout:
+        return Fraction(1, len(group.kinds))
+    if kind.mig is not None:
+        return Fraction(kind.mig.compute, kind.mig.gpu_compute)
+    return Fraction(1, sum(other.mig is None for other in group.kinds))
 
 
 def _busy_limit(choice: Choice, period: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from planner.domain.problem import Device, DeviceKind
-from planner.domain.units import PPM
 from solvers.reduction import Choice
 
 
@@ -101,7 +100,7 @@ class Loading:
     @property
     def peak_share(self) -> float:
         """Busy time over its limit in the busiest period."""
-        limit = self.kind.utilization_ppm if len(self.placed) > 1 else PPM
+        limit = self.kind.utilization_ppm if len(self.placed) > 1 else self.kind.alone_ppm
         return max(self.busy_ppm) / max(1, limit)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heapreplace
 
 from planner.domain.ensemble import Ensemble
+from planner.domain.mig import Part, may_join
 from planner.domain.objectives import growth_base_mrps
-from planner.domain.problem import Device, Model, Objective, Option
+from planner.domain.problem import Device, Model, Objective, Option, Problem
 from planner.domain.units import PPM
 from solvers.loading import Loading
 from solvers.reduction import Choice, Reduction
@@ -64,13 +65,34 @@ def _shares(choice: Choice) -> tuple[float, ...]:
     return (max(memory, least), max(busy, least), others)
 
 
+class Slicing:
+    """Which devices go with those in use on the same GPU: all of them, or those of one MIG layout."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._sliced = any(kind.mig is not None for kind in problem.kinds)
+        self._used: dict[str, list[Part]] = {}
+
+    def allows(self, device: Device) -> bool:
+        return not self._sliced or may_join(self._problem.part(device), self._used.get(device.gpu, ()))
+
+    def use(self, device: Device) -> None:
+        if self._sliced:
+            self._used.setdefault(device.gpu, []).append(self._problem.part(device))
+
+
 class Stock:
     """Empty devices by kind. The rest of a GPU that came into use goes first: it costs nothing more."""
 
-    def __init__(self, devices: Iterable[Device]) -> None:
+    def __init__(self, devices: Iterable[Device], slicing: Slicing) -> None:
+        self._slicing = slicing
         self._empty: dict[str, list[Device]] = {}
+        self._opened: dict[str, list[Device]] = {}
         self._siblings: dict[str, list[Device]] = {}
+        self._taken: set[str] = set()
+        self._known: set[str] = set()
         for device in devices:
+            self._known.add(device.id)
             self._empty.setdefault(device.kind, []).append(device)
             self._siblings.setdefault(device.gpu, []).append(device)
         for row in self._empty.values():
@@ -78,24 +100,26 @@ class Stock:
 
     def take_this(self, device: Device) -> bool:
         """Whether the device was empty until now."""
-        row = self._empty.get(device.kind, [])
-        if device not in row:
+        if device.id not in self._known or device.id in self._taken or not self._slicing.allows(device):
             return False
-        row.remove(device)
-        row.append(device)
-        return self.take(device.kind) is device
+        self._use(device)
+        return True
 
     def take(self, kind: str) -> Device | None:
-        row = self._empty.get(kind)
-        if not row:
-            return None
-        device = row.pop()
-        for sibling in self._siblings[device.gpu]:
-            empty = self._empty[sibling.kind]
-            if sibling is not device and sibling in empty:
-                empty.remove(sibling)
-                empty.append(sibling)
-        return device
+        for rows in (self._opened, self._empty):
+            row = rows.get(kind, [])
+            while row:
+                device = row.pop()
+                if device.id not in self._taken and self._slicing.allows(device):
+                    self._use(device)
+                    return device
+        return None
+
+    def _use(self, device: Device) -> None:
+        self._taken.add(device.id)
+        self._slicing.use(device)
+        for sibling in reversed(self._siblings.pop(device.gpu, [])):
+            self._opened.setdefault(sibling.kind, []).append(sibling)
 
 
 class Packing:
@@ -109,7 +133,8 @@ class Packing:
         self._reduction = reduction
         self._sizes = sizes
         self._spread = spread
-        self._stock = Stock(() if spread else devices)
+        self._slicing = Slicing(reduction.problem)
+        self._stock = Stock(() if spread else devices, self._slicing)
         self._open: dict[str, list[Loading]] = {kind.name: [] for kind in self._problem.kinds}
         self._served = {model.name: 0 for model in self._problem.models}
         self._counts = {model.name: 0 for model in self._problem.models}
@@ -149,7 +174,7 @@ class Packing:
             empty = self._loading(device) if loading is None else loading
             equal = [c for c in self._ranked(model) if c.option.configuration == running.configuration]
             choice = next((c for c in equal if c.option.kind == device.kind and empty.fits(c)), None)
-            if choice is None:
+            if choice is None or not self._may_use(empty):
                 continue
             if loading is None:
                 if not self._stock.take_this(device):
@@ -279,7 +304,7 @@ class Packing:
     def grow(self, *, new_devices: bool) -> None:
         """Add replicas while any fits, always to the model that can grow least."""
         if not new_devices:
-            self._stock = Stock(())
+            self._stock = Stock((), self._slicing)
         waiting = []
         for place, model in enumerate(self._problem.models):
             base = growth_base_mrps(model.peak_mrps, model.demand_mrps is not None)
@@ -342,7 +367,7 @@ class Packing:
         row = self._open[choice.option.kind]
         if self._spread:
             self.trials += len(row)
-            fitting = [loading for loading in row if loading.fits(choice)]
+            fitting = [loading for loading in row if loading.fits(choice) and self._may_use(loading)]
             if fitting:
                 self._put(choice, min(fitting, key=lambda loading: loading.peak_share))
             return bool(fitting)
@@ -364,7 +389,12 @@ class Packing:
         self._put(choice, loading)
         return True
 
+    def _may_use(self, loading: Loading) -> bool:
+        return not self._spread or bool(loading.placed) or self._slicing.allows(loading.device)
+
     def _put(self, choice: Choice, loading: Loading) -> None:
+        if self._spread and not loading.placed:
+            self._slicing.use(loading.device)
         loading.put(choice)
         self._served[choice.option.model] += choice.capacity_mrps
         self._counts[choice.option.model] += 1

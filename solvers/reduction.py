@@ -13,6 +13,7 @@ from itertools import count
 
 from planner.domain.ensemble import Ensemble
 from planner.domain.limits import limits_of
+from planner.domain.mig import layouts
 from planner.domain.plan import Placement
 from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem
 from planner.errors import InputError
@@ -46,10 +47,25 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class GpuGroup:
-    """GPUs whose devices are the same, kind by kind. `gpus[i][j]` is a device of kind `kinds[j]`."""
+    """GPUs whose devices are the same, kind by kind. `gpus[i][j]` is a device of kind `kinds[j]`.
+
+    `layouts`: the largest sets of devices, as places in `kinds`, that a GPU can carry at once; one unless the layout
+    of its slices is free.
+    """
 
     kinds: tuple[DeviceKind, ...]
     gpus: tuple[tuple[Device, ...], ...]
+    layouts: tuple[tuple[int, ...], ...]
+
+    @property
+    def free_layout(self) -> bool:
+        """Whether no GPU can use all of its devices at once."""
+        return len(self.layouts[0]) < len(self.kinds)
+
+    @property
+    def most_devices(self) -> int:
+        """That one GPU can use at once."""
+        return max(map(len, self.layouts))
 
     @property
     def cost(self) -> int:
@@ -108,15 +124,36 @@ class Reduction:
             if not device.cordoned and self.by_kind[device.kind]:
                 by_gpu.setdefault(device.gpu, []).append(device)
         alike: dict[tuple[object, ...], list[tuple[Device, ...]]] = {}
+        carried: dict[tuple[object, ...], tuple[tuple[int, ...], ...]] = {}
         for devices in by_gpu.values():
-            ordered = tuple(sorted(devices, key=lambda device: device.kind))
-            alike.setdefault(tuple((d.kind, self._running_on(d)) for d in ordered), []).append(ordered)
+            devices, places = self._carried(devices)
+            key = (*((d.kind, self._running_on(d)) for d in devices), places)
+            alike.setdefault(key, []).append(devices)
+            carried[key] = places
         kinds = self.problem.kind_by_name
-        groups = [GpuGroup(tuple(kinds[d.kind] for d in gpus[0]), tuple(gpus)) for gpus in alike.values()]
+        groups = [
+            GpuGroup(tuple(kinds[d.kind] for d in gpus[0]), tuple(gpus), carried[key]) for key, gpus in alike.items()
+        ]
         for group in groups:
             if len({(kind.cost_microusd_per_hour, kind.power_milliwatts) for kind in group.kinds}) > 1:
                 raise InputError(f"gpu {group.gpus[0][0].gpu!r}: the kinds of its devices must have one cost and power")
         return tuple(groups)
+
+    def _carried(self, devices: Sequence[Device]) -> tuple[tuple[Device, ...], tuple[tuple[int, ...], ...]]:
+        """The devices of a GPU that a plan needs, and its layouts as places among them.
+
+        Of a slice's placements the last ones come first: with these in use, large slices still find room at the start.
+        """
+        ordered = sorted(devices, key=lambda device: (device.kind, -(device.start or 0)))
+        found = layouts(tuple(map(self.problem.part, ordered)))
+        needed = sorted({place for places in found for place in places})
+        if any(self._running_on(device) for device in ordered):  # then placements are not all alike
+            needed = list(range(len(ordered)))
+        kept = {place: number for number, place in enumerate(needed)}
+        return (
+            tuple(ordered[place] for place in needed),
+            tuple(tuple(kept[place] for place in places) for places in found),
+        )
 
     def _running_on(self, device: Device) -> frozenset[tuple[object, int]]:
         known = self.problem.running.get(device.id) if self.problem.counts_moves else None

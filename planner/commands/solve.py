@@ -52,7 +52,9 @@ GPUS_SHOWN = 20
 @click.option("--server-base", metavar="BYTES", help="Memory of an empty server where no @server row gives it.")
 @click.option("--optimistic-latency", is_flag=True, help="Uncalibrated latency by the fast limit alone.")
 @click.option("--require-open-loop", is_flag=True, help="Refuse latency from closed-loop points.")
-@click.option("--mig", is_flag=True, help="Let the planner choose MIG layouts.")
+@click.option(
+    "--mig", is_flag=True, help="Let the planner split GPUs into MIG slices; those with a mig_layout keep it."
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("plan"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def command(as_json: bool, **options: Any) -> None:
@@ -84,8 +86,6 @@ def _request(options: dict[str, Any]) -> SolveRequest:
     from planner.workflow.planning import SolveRequest
     from solvers.base import SolveOptions
 
-    if options["mig"]:
-        raise InputError("--mig: choosing MIG layouts is not supported by this version", hint="leave --mig out")
     settings = Settings(
         headroom=options["headroom"] or 0.0,
         utilization=options["utilization"],
@@ -101,6 +101,7 @@ def _request(options: dict[str, Any]) -> SolveRequest:
         allow_unserved=options["allow_unserved"],
         max_moves=options["max_moves"],
         server_base_bytes=None if base is None else parse_bytes(base, where="--server-base"),
+        mig=options["mig"],
     )
     return SolveRequest(
         build=build,

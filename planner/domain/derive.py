@@ -215,6 +215,7 @@ def _ensemble(layout: Layout, ensemble: Ensemble) -> PlannedEnsemble:
 
 
 def _binding(layout: Layout) -> Iterator[Binding]:
+    yield from _binding_layout(layout)
     for loaded in layout.devices:
         subject = loaded.device.id
         used, capacity = loaded.memory_bytes_used, loaded.kind.memory_bytes
@@ -245,6 +246,19 @@ def _binding_ensembles(layout: Layout) -> Iterator[Binding]:
             yield Binding(
                 rule=Rule.ENSEMBLE_LATENCY, subject=subject, limit=bound / 1000, actual=total / 1000, unit="ms"
             )
+
+
+def _binding_layout(layout: Layout) -> Iterator[Binding]:
+    """GPUs whose slices leave no compute slice, or else no memory slice, for another one."""
+    for gpu, used in layout.by_gpu.items():
+        slices = [loaded.kind.mig for loaded in used if loaded.kind.mig is not None]
+        if not slices:
+            continue
+        compute, memory = sum(mig.compute for mig in slices), sum(mig.memory for mig in slices)
+        if compute == slices[0].gpu_compute:
+            yield Binding(rule=Rule.MIG_LAYOUT, subject=gpu, limit=compute, actual=compute, unit="compute slices")
+        elif memory == slices[0].gpu_memory:
+            yield Binding(rule=Rule.MIG_LAYOUT, subject=gpu, limit=memory, actual=memory, unit="memory slices")
 
 
 def _binding_latency(layout: Layout, loaded: LoadedDevice, placed: Placed) -> Iterator[Binding]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from planner.domain.mig import MigSlice, layout_of
 from planner.errors import InputError
 
 TYPE_NAME = re.compile(r"[A-Za-z0-9.-]+")
@@ -18,8 +19,18 @@ class DeviceClass(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SliceType:
+    """A MIG profile of a GPU type, such as 1g.10gb. `memory_bytes` is what a process may use of one slice."""
+
+    name: str
+    mig: MigSlice
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GpuType:
-    """A SKU. `memory_bytes` is what a process may use of one device; `cores` is set for CPU devices."""
+    """A SKU. `memory_bytes` is what a process may use of one device; `cores` is set for CPU devices, `slices` for GPUs
+    that can be split."""
 
     name: str
     memory_bytes: int
@@ -30,8 +41,19 @@ class GpuType:
     price_source: str | None = None
     price_date: str | None = None
     power_watts: float | None = None
-    mig: bool = False
+    slices: tuple[SliceType, ...] = ()
     aliases: tuple[str, ...] = ()
+
+    @property
+    def mig(self) -> bool:
+        return bool(self.slices)
+
+    def slice_named(self, name: str) -> SliceType:
+        for one in self.slices:
+            if one.name == name:
+                return one
+        known = ", ".join(one.name for one in self.slices)
+        raise InputError(f"{self.name} has no MIG profile {name!r}; it has {known or 'none at all'}")
 
     def __post_init__(self) -> None:
         if not TYPE_NAME.fullmatch(self.name):
@@ -50,7 +72,10 @@ class GpuType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One physical GPU (or CPU device). `id` is "node/index"."""
+    """One physical GPU (or CPU device). `id` is "node/index".
+
+    `mig_layout`: its slices as (profile, start); empty: it is whole, unless the planner may split it.
+    """
 
     node: str
     index: int
@@ -58,6 +83,7 @@ class Gpu:
     cordoned: bool = False
     reserve_bytes: int = 0
     usd_per_hour: float | None = None
+    mig_layout: tuple[tuple[str, int], ...] = ()
 
     @property
     def id(self) -> str:
@@ -90,5 +116,23 @@ class Fleet:
                 raise InputError(f"fleet: gpu {gpu.id!r} stands on an unknown node")
             if gpu.type not in self.types:
                 raise InputError(f"fleet: gpu {gpu.id!r} has the unknown type {gpu.type!r}")
+            if gpu.mig_layout and gpu.reserve_bytes:
+                raise InputError(f"fleet: gpu {gpu.id!r}: a reserve is one of a whole GPU; leave a slice out instead")
         if not self.gpus:
             raise InputError("fleet: there is no GPU in it")
+
+
+def placed_layout(gpu_type: GpuType, asked: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """A layout as (profile, start), from profiles with their start, "1g.10gb@4", or without; InputError where a GPU
+    cannot be split so."""
+    found = [name.partition("@") for name in asked]
+    slices = [gpu_type.slice_named(name) for name, _, _ in found]
+    for name, at, start in found:
+        if at and not start.isdecimal():
+            raise InputError(f"mig_layout: {name}@{start}: a start is a number such as 4")
+    starts = layout_of(
+        [(one.mig, int(start) if at else None) for one, (_, at, start) in zip(slices, found, strict=True)]
+    )
+    if starts is None:
+        raise InputError(f"mig_layout: no {gpu_type.name} can be split into {', '.join(asked)}")
+    return tuple((one.name, start) for one, start in zip(slices, starts, strict=True))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planner.domain.problem import Problem
+from planner.domain.mig import layouts
+from planner.domain.problem import Device, Problem
 from planner.errors import InputError
 
 
@@ -12,12 +14,14 @@ from planner.errors import InputError
 class GpuGroup:
     """GPUs whose usable devices are the same, kind by kind.
 
-    `kinds`: one per device, sorted. `cost`: micro-USD per hour of a GPU in use, `power`: its milliwatts; where the
+    `kinds`: one per device, sorted. `layouts`: the largest sets of kinds that a GPU can carry at once, one unless
+    the layout of its slices is free. `cost`: micro-USD per hour of a GPU in use, `power`: its milliwatts; where the
     kinds of one GPU should differ in them, the least, so that a bound made of it stays one.
     """
 
     name: str
     kinds: tuple[str, ...]
+    layouts: tuple[tuple[str, ...], ...]
     gpus: tuple[str, ...]
     cost: int
     power: int
@@ -29,20 +33,27 @@ class GpuGroup:
 
 def gpu_groups(problem: Problem) -> tuple[GpuGroup, ...]:
     """The groups of all devices that are not cordoned, in the order of the problem, each named by its kinds."""
-    kinds_of_gpu: dict[str, list[str]] = {}
+    devices_of_gpu: dict[str, list[Device]] = {}
     for device in problem.devices:
         if not device.cordoned:
-            kinds_of_gpu.setdefault(device.gpu, []).append(device.kind)
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for gpu, kinds in kinds_of_gpu.items():
-        alike.setdefault(tuple(sorted(kinds)), []).append(gpu)
-    groups = tuple(_group(problem, kinds, gpus) for kinds, gpus in alike.items())
+            devices_of_gpu.setdefault(device.gpu, []).append(device)
+    alike: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    for gpu, devices in devices_of_gpu.items():
+        parts = tuple(map(problem.part, devices))
+        kinds = tuple(sorted(part.kind for part in parts))
+        carried = sorted(tuple(sorted(parts[place].kind for place in places)) for places in layouts(parts))
+        alike.setdefault((kinds, *carried), []).append(gpu)
+    groups = tuple(_group(problem, kinds, carried, gpus) for (kinds, *carried), gpus in alike.items())
     if len({group.name for group in groups}) != len(groups):
-        raise InputError("two groups of GPUs bear one name: a '+' in the name of a device kind cannot be told apart")
+        raise InputError("two groups of GPUs bear one name: the same kinds in other layouts, or a '+' in a kind's name")
     return groups
 
 
-def _group(problem: Problem, kinds: tuple[str, ...], gpus: list[str]) -> GpuGroup:
+def _group(
+    problem: Problem, kinds: tuple[str, ...], carried: Sequence[tuple[str, ...]], gpus: Sequence[str]
+) -> GpuGroup:
     cost = min(problem.kind_by_name[kind].cost_microusd_per_hour or 0 for kind in kinds)
     power = min(problem.kind_by_name[kind].power_milliwatts or 0 for kind in kinds)
-    return GpuGroup(name="+".join(kinds), kinds=kinds, gpus=tuple(gpus), cost=cost, power=power)
+    # Where the layout is free every placement of a slice is a device: too many to name each.
+    name = "+".join(kinds) if len(carried) == 1 else "|".join(dict.fromkeys(kinds))
+    return GpuGroup(name=name, kinds=kinds, layouts=tuple(carried), gpus=tuple(gpus), cost=cost, power=power)

@@ -48,8 +48,9 @@ class LoadedDevice:
 
     @property
     def busy_limit_ppm(self) -> int:
-        """The utilization threshold where replicas share the device; alone, a replica may use all of it."""
-        return self.kind.utilization_ppm if len(self.replicas) > 1 else PPM
+        """The utilization threshold where replicas share the device; alone, a replica may use all of it, less the
+        margin of a slice."""
+        return self.kind.utilization_ppm if len(self.replicas) > 1 else self.kind.alone_ppm
 
     def others_busy_ppm2(self, placed: Placed, period: int) -> int:
         """Busy time of the other replicas, weighed by kappa, in parts per million squared."""
@@ -98,6 +99,14 @@ class Layout:
             for device in self.problem.devices
             if device.id in by_device
         )
+
+    @cached_property
+    def by_gpu(self) -> dict[str, tuple[LoadedDevice, ...]]:
+        """The devices in use of each physical GPU."""
+        found: dict[str, list[LoadedDevice]] = {}
+        for loaded in self.devices:
+            found.setdefault(loaded.device.gpu, []).append(loaded)
+        return {gpu: tuple(devices) for gpu, devices in found.items()}
 
     @cached_property
     def by_model(self) -> dict[str, tuple[Placed, ...]]:

@@ -73,13 +73,18 @@ class _Worth:
         self._bound: dict[str, int] = {}
 
     def refuse(self, group: GpuGroup, allowance: int) -> None:
-        """A GPU may leave devices empty, so that each counts for what it can carry, and none for less than 0."""
+        """A GPU carries one of its layouts: none may be worth more than the allowance."""
         if allowance < 0:
             raise Refused(f"the allowance of a GPU {group.name} is {allowance:,}; 0 is the least")
-        (last, count), *others = reversed(Counter(group.kinds).items())
+        for kinds in group.layouts:
+            self._refuse_layout(kinds, allowance)
+
+    def _refuse_layout(self, kinds: Sequence[str], allowance: int) -> None:
+        """A GPU may leave devices empty, so that each counts for what it can carry, and none for less than 0."""
+        (last, count), *others = reversed(Counter(kinds).items())
         rest = allowance - sum(number * self._best_of(kind) for kind, number in others)
         if rest < 0:
-            raise Refused(f"a GPU {group.name} can carry {-rest:,} more than its allowance of {allowance:,}")
+            raise Refused(f"a GPU {'+'.join(kinds)} can carry {-rest:,} more than its allowance of {allowance:,}")
         self._refuse_above(last, rest // count)
 
     def _refuse_above(self, kind: str, limit: int) -> None:

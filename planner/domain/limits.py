@@ -27,6 +27,8 @@ def limits_of(problem: Problem, option: Option) -> Limits | None:
     overhead = kind.backend_overhead_bytes.get(option.backend, 0)
     if kind.server_base_bytes + overhead + option.memory_bytes > kind.memory_bytes:
         return None
+    if max(option.busy_ppm) > kind.alone_ppm:
+        return None
     if model.allowed_gpu and kind.type not in model.allowed_gpu:
         return None
     borne, max_others = option.tolerance_ppm, option.max_others

@@ -17,6 +17,7 @@ from functools import cached_property
 from planner.domain.codec import from_json, later, to_json
 from planner.domain.ensemble import Ensemble, Promise, Serve
 from planner.domain.latency import CurvePoint
+from planner.domain.mig import MigSlice, Part
 from planner.domain.units import PPM
 from planner.errors import InputError
 
@@ -68,7 +69,7 @@ class DeviceKind:
     """Devices that are the same in every number. `memory_bytes` is usable: the reserve is taken off.
 
     `kappa_ppm[c][d]` weighs how much busy time of class d counts against the tolerance of class c. `cores` is
-    set for CPU devices.
+    set for CPU devices, `mig` for slices. `alone_ppm`: as busy a replica may be that has the device to itself.
     """
 
     name: str
@@ -82,6 +83,8 @@ class DeviceKind:
     cost_microusd_per_hour: int | None = None
     power_milliwatts: int | None = None
     cores: int | None = None
+    mig: MigSlice | None = later(None)
+    alone_ppm: int = later(PPM)
     interference_classes: tuple[str, ...] = ("default",)
     kappa_ppm: tuple[tuple[int, ...], ...] = ((PPM,),)
     calibrated: bool = False
@@ -94,8 +97,8 @@ class DeviceKind:
             raise InputError(f"device kind {self.name!r}: memory must be positive, and the server base not negative")
         if self.cores is not None and self.cores < 1:
             raise InputError(f"device kind {self.name!r}: cores must be at least 1, got {self.cores}")
-        if not 0 < self.utilization_ppm <= PPM:
-            raise InputError(f"device kind {self.name!r}: utilization_ppm must lie in (0, {PPM}]")
+        if not 0 < self.utilization_ppm <= self.alone_ppm <= PPM:
+            raise InputError(f"device kind {self.name!r}: 0 < utilization_ppm <= alone_ppm <= {PPM} is needed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ class Device:
     id: str
     gpu: str
     kind: str
-    start: int | None = None
+    start: int | None = None  # a slice's first memory slice
     cordoned: bool = False
 
 
@@ -210,6 +213,8 @@ class Problem:
         for device in self.devices:
             if device.kind not in self.kind_by_name:
                 raise InputError(f"device {device.id!r}: unknown kind {device.kind!r}")
+            if self.kind_by_name[device.kind].mig is not None and (device.start is None or device.start < 0):
+                raise InputError(f"device {device.id!r}: a MIG slice needs its start, at least 0")
         for option in self.options:
             self._check_option(option)
         for model in self.models:
@@ -252,6 +257,10 @@ class Problem:
     @cached_property
     def device_by_id(self) -> dict[str, Device]:
         return {d.id: d for d in self.devices}
+
+    def part(self, device: Device) -> Part:
+        """The device as a layout of its GPU sees it."""
+        return Part(device.kind, self.kind_by_name[device.kind].mig, device.start)
 
     @cached_property
     def option_by_id(self) -> dict[str, Option]:

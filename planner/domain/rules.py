@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from planner.domain.ensemble_rules import ensemble_latency, ensemble_servers, promises_kept
 from planner.domain.layout import Layout, LoadedDevice, Placed
+from planner.domain.mig import may_join
 from planner.domain.units import PPM, format_bytes
 from planner.domain.violation import Rule, Violation
 
@@ -122,6 +123,21 @@ def allowed_gpu(layout: Layout) -> Iterator[Violation]:
             )
 
 
+def mig_layout(layout: Layout) -> Iterator[Violation]:
+    for gpu, used in layout.by_gpu.items():
+        for place, loaded in enumerate(used):
+            mig, start = loaded.kind.mig, loaded.device.start
+            if mig is not None and start not in mig.starts:
+                starts = ", ".join(map(str, mig.starts))
+                text = f"a {loaded.kind.profile} cannot start at {start}; it can at {starts}"
+                yield Violation(Rule.MIG_LAYOUT, loaded.device.id, text)
+            before = used[:place]
+            if not may_join(layout.problem.part(loaded.device), [layout.problem.part(o.device) for o in before]):
+                names = ", ".join(other.device.id.removeprefix(f"{gpu}/") for other in before)
+                text = f"is no slice of a layout that has {names} as well"
+                yield Violation(Rule.MIG_LAYOUT, loaded.device.id, text)
+
+
 def fleet(layout: Layout) -> Iterator[Violation]:
     for placed in layout.placed:
         if placed.option.kind != placed.device.kind:
@@ -141,6 +157,6 @@ def moves(layout: Layout) -> Iterator[Violation]:
 
 
 RULES: tuple[Callable[[Layout], Iterator[Violation]], ...] = (
-    gpu_memory, gpu_utilization, latency, one_replica, demand, replicas, allowed_gpu,
+    gpu_memory, gpu_utilization, latency, one_replica, demand, replicas, allowed_gpu, mig_layout,
     ensemble_latency, ensemble_servers, fleet, moves,
 )  # fmt: skip

@@ -14,6 +14,7 @@ class Rule(StrEnum):
     DEMAND = "demand"
     REPLICAS = "replicas"
     ALLOWED_GPU = "allowed-gpu"
+    MIG_LAYOUT = "mig-layout"
     ENSEMBLE_LATENCY = "ensemble-latency"
     ENSEMBLE_SERVERS = "ensemble-servers"
     FLEET = "fleet"

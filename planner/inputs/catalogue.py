@@ -10,25 +10,50 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from planner.domain.fleet import DeviceClass, GpuType
+from planner.domain.fleet import DeviceClass, GpuType, SliceType
+from planner.domain.mig import MigSlice
 from planner.errors import NotFoundError
-from planner.inputs.record import Bytes, NotNegative, Record, Text
+from planner.inputs.record import Bytes, Count, NotNegative, Record, Text
 from planner.inputs.yaml_file import nearest, read_record
 
 CPU_NAME = re.compile(r"cpu-([1-9][0-9]{0,3})")
 CPU_MEMORY_BYTES_PER_CORE = 4 * 2**30
 
 
+class SlotEntry(Record):
+    compute: Count
+    memory: Count
+    starts: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class GeometryEntry(Record):
+    compute: Count
+    memory: Count
+    slots: dict[str, SlotEntry]
+
+
+class SliceEntry(Record):
+    slot: Text
+    memory: Bytes
+
+
+class MigEntry(Record):
+    geometry: Text
+    source: Text
+    slices: dict[str, SliceEntry]
+
+
 class CatalogueEntry(Record):
     memory: Bytes
     power_watts: NotNegative | None = None
-    mig: bool = False
+    mig: MigEntry | None = None
     aliases: Annotated[list[Text], Field(default_factory=list)]
     source: Text
 
 
 class CatalogueFile(Record):
     schema_version: Literal[1]
+    mig_geometries: dict[str, GeometryEntry]
     gpu_types: dict[str, CatalogueEntry]
 
 
@@ -43,10 +68,28 @@ def catalogue() -> Mapping[str, GpuType]:
                 name=name,
                 memory_bytes=entry.memory,
                 power_watts=entry.power_watts,
-                mig=entry.mig,
+                slices=() if entry.mig is None else _slices(entry.mig, record.mig_geometries),
                 aliases=tuple(entry.aliases),
             )
     return types
+
+
+def _slices(entry: MigEntry, geometries: Mapping[str, GeometryEntry]) -> tuple[SliceType, ...]:
+    geometry = geometries[entry.geometry]
+    return tuple(
+        SliceType(name=name, mig=_slice(geometry, geometry.slots[one.slot]), memory_bytes=one.memory)
+        for name, one in entry.slices.items()
+    )
+
+
+def _slice(geometry: GeometryEntry, slot: SlotEntry) -> MigSlice:
+    return MigSlice(
+        compute=slot.compute,
+        memory=slot.memory,
+        starts=tuple(slot.starts),
+        gpu_compute=geometry.compute,
+        gpu_memory=geometry.memory,
+    )
 
 
 def cpu_type(cores: int) -> GpuType:
@@ -71,9 +114,10 @@ def resolution_note(name: str, found: GpuType) -> str | None:
 
 
 def canonical_name(name: str) -> str:
-    """The catalogue's name for an alias; a name it does not know may be a type of the user's own."""
-    found = _lookup(name, catalogue())
-    return name if found is None else found.name
+    """The catalogue's name for an alias, with its MIG profile; an unknown one may be a type of the user's own."""
+    type_name, slash, profile = name.partition("/")
+    found = _lookup(type_name, catalogue())
+    return name if found is None else f"{found.name}{slash}{profile}"
 
 
 def _lookup(name: str, types: Mapping[str, GpuType]) -> GpuType | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from planner.domain.fleet import DeviceClass, Fleet, Gpu, GpuType, Node
+from planner.domain.fleet import DeviceClass, Fleet, Gpu, GpuType, Node, SliceType, placed_layout
 from planner.errors import InputError, NotFoundError
 from planner.inputs.catalogue import CPU_MEMORY_BYTES_PER_CORE, catalogue, resolution_note, resolve_type
 from planner.inputs.record import Bytes, Count, NotNegative, Positive, Record, Text
@@ -67,10 +68,9 @@ class HostEntry(Record):
 
 
 class GpusEntry(Record):
-    later: ClassVar[frozenset[str]] = frozenset({"mig_layout"})
-
     type: Text
     count: Count = 1
+    mig_layout: Annotated[list[Text], Field(min_length=1)] | None = None
     cordoned: bool = False
     reserve: Bytes = 0
 
@@ -91,7 +91,7 @@ def _or_text(schema: dict[str, Any]) -> None:
 
 
 class NodeEntry(Record):
-    later: ClassVar[frozenset[str]] = frozenset({"purchase_usd", "mig_layout"})
+    later: ClassVar[frozenset[str]] = frozenset({"purchase_usd"})
 
     name: Text
     gpus: Annotated[list[GpusEntry], BeforeValidator(_gpus), Field(min_length=1, json_schema_extra=_or_text)]
@@ -111,6 +111,7 @@ class GpuTypeEntry(Record):
     price_date: Text | None = None
     power_watts: NotNegative | None = None
     mig: bool | None = None
+    mig_slices: dict[str, Bytes] | None = None
     aliases: list[Text] | None = None
 
 
@@ -166,6 +167,13 @@ def _gpus_of(node: str, entry: NodeEntry, types: dict[str, GpuType], file: YamlF
         with file.at("nodes", i, "gpus", k, "type"):
             kind = resolve_type(group.type, types)
         types[kind.name] = kind
+        layout: tuple[tuple[str, int], ...] = ()
+        if group.mig_layout is not None:
+            with file.at("nodes", i, "gpus", k):
+                layout = placed_layout(kind, group.mig_layout)
+        if layout and group.reserve:
+            text = "a reserve is one of a whole GPU; leave a slice out of mig_layout instead"
+            raise file.error(("nodes", i, "gpus", k, "reserve"), text)
         for _ in range(min(group.count, MOST_GPUS + 1)):
             gpus.append(
                 Gpu(
@@ -175,6 +183,7 @@ def _gpus_of(node: str, entry: NodeEntry, types: dict[str, GpuType], file: YamlF
                     cordoned=group.cordoned,
                     reserve_bytes=group.reserve,
                     usd_per_hour=price,
+                    mig_layout=layout,
                 )
             )
     return gpus
@@ -233,6 +242,21 @@ def _changed(name: str, entry: GpuTypeEntry, base: GpuType | None) -> GpuType:
         price_source=given("price_source"),
         price_date=given("price_date"),
         power_watts=given("power_watts"),
-        mig=given("mig", False),
+        slices=_slices(name, entry, base),
         aliases=tuple(given("aliases", ())),
     )
+
+
+def _slices(name: str, entry: GpuTypeEntry, base: GpuType | None) -> tuple[SliceType, ...]:
+    """Those of the catalogue, with the memory that the file gives; none where it says `mig: false`."""
+    known = base.slices if base else ()
+    if entry.mig is False:
+        return ()
+    if (entry.mig or entry.mig_slices) and not known:
+        types = ", ".join(kind.name for kind in catalogue().values() if kind.mig)
+        raise InputError(f"mig: how {name!r} can be split is not known; it is of {types}")
+    given = entry.mig_slices or {}
+    if base is not None:
+        for profile in given:
+            base.slice_named(profile)
+    return tuple(replace(one, memory_bytes=given.get(one.name, one.memory_bytes)) for one in known)

@@ -38,5 +38,4 @@ def _price(text: str) -> tuple[str, float]:
         price = math.nan
     if not name or not 0 <= price < math.inf:
         raise InputError(f"--price: {text!r} is not TYPE=USD, USD per hour >= 0; write for example A100-80=3.43")
-    kind, slash, mig_slice = name.partition("/")
-    return f"{canonical_name(kind)}{slash}{mig_slice}", price
+    return canonical_name(name), price

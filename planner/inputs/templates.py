@@ -42,7 +42,8 @@ nodes:
 {nodes}
 # Several equal nodes at once, with what they cost:
 #  - name: dgx-[01-04]
-#    gpus: 8xA100-80            # or [{{type: A100-80, count: 8, cordoned: false, reserve: 2GiB}}]
+#    gpus: 8xA100-80            # or [{{type: A100-80, count: 8, cordoned: false, reserve: 2GiB}}]; a GPU that is
+#                               # split into MIG slices: {{type: A100-80, mig_layout: [4g.40gb, 2g.20gb, 1g.10gb]}}
 #    host: {{memory: 1TiB, cpu: 128}}
 #    rack: r1
 #    zone: z1

@@ -6,6 +6,8 @@ what does not go together, is left aside.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import highspy
 import numpy as np
 
@@ -41,8 +43,11 @@ def area_duals(task: Task, rows: Rows) -> Duals:
             served = rows.coefficient[kind][item][used] / rows.scale[rows.index[kind][item][used]]
             highs.addCol(0.0, 0.0, inf, len(index), index, np.concatenate([served, share[item]]))
     for group, number, cost in zip(instance.groups, task.stock, task.costs, strict=True):
-        index = np.concatenate([np.arange(first[k], first[k + 1]) for k in group.kinds]).astype(np.int32)
-        highs.addCol(cost, 0.0, float(number), len(index), index, np.full(len(index), -1.0))
+        for layout in group.layouts:
+            counts = Counter(group.kinds_of(layout))
+            index = np.concatenate([np.arange(first[k], first[k + 1]) for k in counts]).astype(np.int32)
+            given = np.concatenate([np.full(first[k + 1] - first[k], -float(count)) for k, count in counts.items()])
+            highs.addCol(cost, 0.0, float(number), len(index), index, given)
     highs.run()
     prices = np.maximum(np.array(highs.getSolution().row_dual)[: len(rows.rows)], 0.0) / rows.scale
     return Duals(prices, np.zeros(len(instance.groups)), np.zeros(len(task.caps)))

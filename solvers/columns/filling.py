@@ -8,14 +8,14 @@ replicas first, while there are small ones to fill up with.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from solvers.columns.column import Column, Content
-from solvers.columns.instance import Instance
+from solvers.columns.instance import Group, Instance
 from solvers.columns.pricing import Effort, Pricer
 from solvers.columns.wanted import Wanted
 from solvers.stopping import stop_if_asked
@@ -112,18 +112,50 @@ class Filler:
         self, group: int, prices: Prices, power: float, wanted: Wanted, effort: Effort
     ) -> tuple[Column, float] | None:
         """The most valuable content of a GPU; a model on several of its devices counts on each of them alike."""
-        contents: list[Content] = []
-        total = 0.0
-        rest = wanted
-        kinds = self._instance.groups[group].kinds
-        for kind in kinds:
-            content, worth = self._device(kind, prices, power, rest, effort)
-            contents.append(content)
+        of_group = self._instance.groups[group]
+        first = {kind: self._device(kind, prices, power, wanted, effort) for kind in dict.fromkeys(of_group.kinds)}
+        # What a layout is worth at most, as far as is known: what is filled later is worth no more than what was first.
+        most = {layout: sum(first[kind][1] for kind in of_group.kinds_of(layout)) for layout in of_group.layouts}
+        best: tuple[Column, float] | None = None
+        for layout in sorted(of_group.layouts, key=lambda layout: -most[layout]):
+            if most[layout] <= (0.0 if best is None else best[1]):
+                break
+            found = self._layout(group, layout, first, prices, power, wanted, effort)
+            if best is None or found[1] > best[1]:
+                best = found
+        return best
+
+    def _layout(
+        self,
+        number: int,
+        layout: tuple[int, ...],
+        first: Mapping[int, tuple[Content, float]],
+        prices: Prices,
+        power: float,
+        wanted: Wanted,
+        effort: Effort,
+    ) -> tuple[Column, float]:
+        """The devices of a layout filled one after the other; `first`: each kind's content where nothing is there."""
+        group = self._instance.groups[number]
+        contents: dict[int, Content] = {}
+        total, known = 0.0, dict(first)
+        for place in layout:
+            kind = group.kinds[place]
+            if kind not in known:
+                known[kind] = self._device(kind, prices, power, wanted, effort)
+            content, worth = known[kind]
+            contents[place] = content
             total += worth
-            if len(kinds) > 1 and content:
-                rest = rest.copy()
-                rest.take(self._instance, Column(group, tuple(content if k == kind else () for k in kinds)), 1)
-        return (Column(group, tuple(contents)), total) if any(contents) else None
+            if len(layout) > 1 and content:
+                wanted = wanted.copy()
+                alone = group.column(number, {place: content})
+                wanted.take(self._instance, alone, 1)
+                known = {k: f for k, f in known.items() if self._asked(group, number, k, f[0], wanted)}
+        return group.canonical(group.column(number, contents)), total
+
+    def _asked(self, group: Group, number: int, kind: int, content: Content, wanted: Wanted) -> bool:
+        """Whether a content found before is still asked for in full."""
+        return self._lasts(group.column(number, {group.kinds.index(kind): content}), wanted)
 
     def _device(self, kind: int, prices: Prices, power: float, wanted: Wanted, effort: Effort) -> tuple[Content, float]:
         items = self._instance.items[kind]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from planner.domain.problem import Device, DeviceKind, Objective
 from planner.domain.units import PPM
-from solvers.columns.column import Column
+from solvers.columns.column import Column, Content
 from solvers.columns.device import DEEPEST
 from solvers.reduction import Choice, Reduction
 
@@ -42,9 +43,13 @@ class Items:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """GPUs that are alike: `kinds` are places in Instance.items, one per device of the GPU."""
+    """GPUs that are alike: `kinds` are places in Instance.items, one per device of the GPU.
+
+    `layouts`: the largest sets of devices, as places in `kinds`, that a GPU can carry at once.
+    """
 
     kinds: tuple[int, ...]
+    layouts: tuple[tuple[int, ...], ...]
     gpus: tuple[tuple[Device, ...], ...]
     cost_microusd_per_hour: int
     power_milliwatts: int
@@ -52,6 +57,34 @@ class Group:
     @property
     def stock(self) -> int:
         return len(self.gpus)
+
+    @property
+    def is_one_device(self) -> bool:
+        return len(self.kinds) == 1
+
+    def kinds_of(self, layout: tuple[int, ...]) -> list[int]:
+        return [self.kinds[place] for place in layout]
+
+    def column(self, number: int, contents: Mapping[int, Content]) -> Column:
+        """A column of this group, whose number is given, of contents by place."""
+        return Column(number, tuple(contents.get(place, ()) for place in range(len(self.kinds))))
+
+    def canonical(self, column: Column) -> Column:
+        """The same contents on the devices of one of `layouts`: placements alone make no column of their own."""
+        used = [place for place, content in enumerate(column.contents) if content]
+        if len(self.layouts) == 1:
+            return column
+        asked = Counter(self.kinds_of(tuple(used)))
+        for layout in self.layouts:
+            if asked <= Counter(self.kinds_of(layout)):
+                free = list(layout)
+                moved: dict[int, Content] = {}
+                for place in sorted(used, key=lambda p: (self.kinds[p], column.contents[p])):
+                    at = next(p for p in free if self.kinds[p] == self.kinds[place])
+                    free.remove(at)
+                    moved[at] = column.contents[place]
+                return self.column(column.group, moved)
+        return column
 
 
 class Instance:
@@ -65,6 +98,7 @@ class Instance:
         self.groups = tuple(
             Group(
                 kinds=tuple(places[kind.name] for kind in group.kinds),
+                layouts=group.layouts,
                 gpus=group.gpus,
                 cost_microusd_per_hour=group.cost,
                 power_milliwatts=group.power,
@@ -108,7 +142,12 @@ class Instance:
 
     def cost_of_device(self, kind: int, costs: Sequence[float]) -> float:
         """The least part of a GPU's cost that falls to a device of this kind; `costs` by group."""
-        return min(c / len(g.kinds) for c, g in zip(costs, self.groups, strict=True) if kind in g.kinds)
+        return min(
+            c / len(layout)
+            for c, g in zip(costs, self.groups, strict=True)
+            for layout in g.layouts
+            if kind in g.kinds_of(layout)
+        )
 
     def unit_cost(self, group: Group, objective: Objective) -> int:
         """What one GPU in use adds to the objective, in its integer unit."""

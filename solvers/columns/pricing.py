@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 from solvers.columns.cases import Case, Cases
 from solvers.columns.column import Column, Content
 from solvers.columns.device import DEEPEST, EPSILON, IMPROVEMENTS_KEPT, search
-from solvers.columns.instance import Instance
+from solvers.columns.instance import Group, Instance
 from solvers.columns.ranking import LEAST_WEIGHT, Ranking, rank
+
+# Of a device of several on a GPU, so many contents at most are put together with those of the others.
+MOST_RANKED = 12
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -70,22 +74,14 @@ class Pricer:
         columns: list[tuple[Column, float]] = []
         bound = np.zeros(len(groups))
         for place, group in enumerate(groups):
-            bound[place] = sum(found[kind][1] for kind in group.kinds)
-            if len(group.kinds) == 1:
+            bound[place] = max(sum(found[kind][1] for kind in group.kinds_of(layout)) for layout in group.layouts)
+            if group.is_one_device:
                 columns += [(Column(place, (content,)), worth) for content, worth in found[group.kinds[0]][0]]
             else:
-                columns += self._combined(place, [found[kind][0] for kind in group.kinds])
+                ranked = [sorted(found[kind][0], key=lambda pair: -pair[1])[:MOST_RANKED] for kind in kinds]
+                for layout in group.layouts:
+                    columns += _combined(group, place, layout, ranked)
         return Priced(columns, bound)
-
-    def _combined(self, place: int, rows: Sequence[list[tuple[Content, float]]]) -> list[tuple[Column, float]]:
-        """Columns of a GPU of several devices: the best content of each, then the next ones."""
-        ranked = [sorted(row, key=lambda pair: -pair[1]) or [((), 0.0)] for row in rows]
-        combined = []
-        for step in range(max(map(len, ranked))):
-            chosen = [row[min(step, len(row) - 1)] for row in ranked]
-            column = Column(place, tuple(content for content, _ in chosen))
-            combined.append((column, sum(worth for _, worth in chosen)))
-        return combined
 
     def _kind(
         self, kind: int, value: Floats, most: Ints, floor: float, effort: Effort, rng: np.random.Generator
@@ -158,6 +154,26 @@ class Pricer:
             by.places, starts, nodes, effort.nodes_of_seed, floor, effort.slack, contents, worth,
         )  # fmt: skip
         return [(_content(contents[row]), float(worth[row])) for row in range(kept)], bound
+
+
+def _combined(
+    group: Group, number: int, layout: tuple[int, ...], ranked: Sequence[list[tuple[Content, float]]]
+) -> Iterator[tuple[Column, float]]:
+    """Columns of a GPU of several devices: the best content of each, the next ones, and on like devices different
+    ones, because a model may ask for less than several devices of the best."""
+    longest = max(len(ranked[kind]) for kind in group.kinds_of(layout))
+    for step in range(longest):
+        for apart in (0, 1):
+            contents, worth = {}, 0.0
+            taken: Counter[int] = Counter()
+            for place in layout:
+                kind = group.kinds[place]
+                row = ranked[kind]
+                if row:
+                    contents[place], own = row[min(step + apart * taken[kind], len(row) - 1)]
+                    worth += own
+                taken[kind] += 1
+            yield group.canonical(group.column(number, contents)), worth
 
 
 def _content(row: Ints) -> Content:

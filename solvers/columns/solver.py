@@ -220,7 +220,7 @@ def columns_of(instance: Instance, plan: Sequence[Placement]) -> list[Column]:
         for gpu in group.gpus:
             contents = tuple(tuple(sorted(on_device.get(device.id, ()))) for device in gpu)
             if any(contents):
-                found.append(Column(number, contents))
+                found.append(group.canonical(Column(number, contents)))
     return found
 
 

@@ -31,6 +31,7 @@ class Constraints:
         self.ensemble_latency()
         self.ensemble_servers()
         self.moves()
+        self.mig_layout()
         self.symmetry()
 
     def gpu_memory(self) -> None:
@@ -146,6 +147,18 @@ class Constraints:
     def moves(self) -> None:
         if self._problem.max_moves is not None:
             self._model.add(self._variables.moves() <= self._problem.max_moves)
+
+    def mig_layout(self) -> None:
+        """A memory slice is in one slice in use at most, and compute slices are as many as there are."""
+        for place in (place for row in self._variables.places for place in row if place.free_layout):
+            whole = [slot.used for slot in place.slots if slot.kind.mig is None]
+            sliced = [(slot, slot.kind.mig) for slot in place.slots if slot.kind.mig is not None]
+            for memory in range(max(mig.gpu_memory for _, mig in sliced)):
+                here = [slot.used for slot, mig in sliced if mig.mask(slot.device.start or 0) >> memory & 1]
+                for row in [[*here, used] for used in whole] or [here]:
+                    self._model.add_at_most_one(row)
+            terms: list[Term] = [(mig.compute, slot.used) for slot, mig in sliced]
+            at_most(self._model, terms, min(mig.gpu_compute for _, mig in sliced))
 
     def symmetry(self) -> None:
         """Of like GPUs the first ones are used. An order of their contents as well made the search worse."""

@@ -91,11 +91,10 @@ class Objectives:
         return sum(c.capacity_mrps * reduction.most_on_device(c) for c, _ in self._variables.of_model(model.name))
 
     def _balance_of(self, slot: Slot, period: int, largest: cp_model.IntVar) -> None:
-        """Alone on its device a replica is held against the whole of it, beside others against the threshold."""
-        limit = slot.kind.utilization_ppm
-        busy = [(choice.option.busy_ppm[period], count) for choice, count in slot.counts.items()]
-        at_most(self._model, [*busy, (-1, largest)], 0)
-        if limit < PPM:
-            scaled = [(PPM * share, count) for share, count in busy]
-            slack = PPM * (PPM - limit)
+        """Alone on its device a replica is held against what it may use there, beside others against the threshold."""
+        limit, alone = slot.kind.utilization_ppm, slot.kind.alone_ppm
+        scaled = [(PPM * choice.option.busy_ppm[period], count) for choice, count in slot.counts.items()]
+        at_most(self._model, [*scaled, (-alone, largest)], 0)
+        if limit < alone:
+            slack = PPM * (alone - limit)
             at_most(self._model, [*scaled, (-limit, largest), (slack, slot.shared)], slack)

@@ -32,10 +32,14 @@ class Slot:
 
 @dataclass(slots=True, eq=False)
 class GpuPlace:
-    """One GPU of a group. The first ones of a group stand for all that a plan needs: they are alike."""
+    """One GPU of a group. The first ones of a group stand for all that a plan needs: they are alike.
+
+    `free_layout`: its devices are more than one layout has.
+    """
 
     used: cp_model.IntVar
     slots: tuple[Slot, ...]
+    free_layout: bool = False
 
 
 class Variables:
@@ -45,7 +49,8 @@ class Variables:
         self._model = model
         self.reduction = reduction
         self.places: list[list[GpuPlace]] = [
-            [self._place(gpu) for gpu in group.gpus[:size]] for group, size in zip(reduction.groups, sizes, strict=True)
+            [self._place(gpu, free_layout=group.free_layout) for gpu in group.gpus[:size]]
+            for group, size in zip(reduction.groups, sizes, strict=True)
         ]
         self.slots = [slot for row in self.places for place in row for slot in place.slots]
         self._by_model: dict[str, list[tuple[Choice, cp_model.IntVar]]] = {m.name: [] for m in reduction.problem.models}
@@ -102,13 +107,13 @@ class Variables:
                     terms.append((-1, kept))
         return cp_model.LinearExpr.weighted_sum([v for _, v in terms], [c for c, _ in terms])
 
-    def _place(self, gpu: tuple[Device, ...]) -> GpuPlace:
+    def _place(self, gpu: tuple[Device, ...], *, free_layout: bool) -> GpuPlace:
         slots = tuple(self._slot(device) for device in gpu)
         if len(slots) == 1:
             return GpuPlace(slots[0].used, slots)
         used = self._model.new_bool_var(f"used {gpu[0].gpu}")
         self._model.add_max_equality(used, [slot.used for slot in slots])
-        return GpuPlace(used, slots)
+        return GpuPlace(used, slots, free_layout)
 
     def _slot(self, device: Device) -> Slot:
         model, name = self._model, device.id
