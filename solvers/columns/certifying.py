@@ -66,7 +66,8 @@ def proof_of(
             numerator -= dual * earlier.value
     bound = unit * -(-numerator // (scale * unit))
     leaf = Leaf(duals=tuple(duals), covers=tuple(covers), scale=scale, numerator=numerator)
-    if bound < 0:  # what rows that have no place here asked for would be missing
+    # Below 0 what rows asked for is missing that have no place here; duals that proved nothing need not hold.
+    if bound < 0 or relaxed.bound <= 0:
         bound, leaf = 0, Leaf(duals=(), covers=(), scale=scale, numerator=0)
     return Proof(objective=objective, bound=bound, leaves=(leaf,), node_limit=NODE_LIMIT)
 
@@ -77,10 +78,12 @@ def _cover(task: Task, demand: Demand, prices: Sequence[int]) -> Cover:
     value = sum(count * price for count, price in zip(counts, prices, strict=True))
     model = task.instance.problem.models[demand.model]
     priced = dict(zip(demand.capacity_mrps.tolist(), prices, strict=True))
+    stocked = {kind for group in gpu_groups(task.instance.problem) for kind in group.kinds}
     # Options that others beat were left out; a replica that serves no more is worth no more.
     for option in task.instance.problem.options:
         size = min(option.capacity_mrps, model.peak_mrps)
-        if option.model == model.name and size not in priced and limits_of(task.instance.problem, option) is not None:
+        own = option.model == model.name and option.kind in stocked
+        if own and size not in priced and limits_of(task.instance.problem, option) is not None:
             priced[size] = min((price for known, price in priced.items() if known >= size), default=0)
     duals = tuple(ReplicaDual(capacity_mrps=size, dual=price) for size, price in sorted(priced.items()))
     return Cover(subject=model.name, duals=duals, value=max(0, value - value // 10**12 - 1))

@@ -50,7 +50,7 @@ def test_version_1_is_still_read() -> None:
         ("nodes:\n  - name: a\n    gpus: 8xA199", r":4: nodes\[0\].gpus\[0\].type: unknown GPU type 'A199'"),
         ("nodes: [{name: a, gpus: []}]", r"nodes\[0\].gpus: must not be empty"),
         ("nodes: [{name: a, gpus: [{type: L4, count: 0}]}]", r"gpus\[0\].count: must be at least 1"),
-        ("nodes: [{name: a, gpus: [{type: L4, mig_layout: x}]}]", r"mig_layout: is not supported by this version yet"),
+        ("nodes: [{name: a, gpus: [{type: L4, mig_layout: x}]}]", r"mig_layout: must be a list, got 'x'"),
         ("nodes: [{name: a, gpus: L4}]\nlimits: []", ":3: limits: is not supported by this version yet"),
         ("nodes: [{name: a, gpus: L4, purchase_usd: 3}]", "purchase_usd: is not supported by this version yet"),
         ("nodes: [{name: a, gpus: [{type: L4, reserve: 24}]}]", "24 is less than 1 MiB; write the unit"),

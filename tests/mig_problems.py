@@ -1,0 +1,166 @@
+"""Small problems with GPUs that can be split, and brute force on them.
+
+The GPU is made up, so that all its layouts fit into a search by hand: three compute slices, four memory slices;
+layouts 1g+1g+1g, 2g+1g, 3g, or whole. Two 2g would fit into the memory, but not into the compute slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from math import prod
+
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from planner.domain.check import check_placements
+from planner.domain.layout import Layout
+from planner.domain.mig import MigSlice
+from planner.domain.objectives import MAXIMISED, integer_value
+from planner.domain.plan import Placement
+from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem
+from planner.domain.units import PPM
+from tests.problems import device_contents, kind, model, option, problem
+
+SLICES = {
+    "1g": MigSlice(compute=1, memory=1, starts=(0, 1, 2), gpu_compute=3, gpu_memory=4),
+    "2g": MigSlice(compute=2, memory=2, starts=(0, 2), gpu_compute=3, gpu_memory=4),
+    "3g": MigSlice(compute=3, memory=4, starts=(0,), gpu_compute=3, gpu_memory=4),
+}
+MOST_PLANS = 6_000
+
+
+def slice_kind(name: str, **changes: object) -> DeviceKind:
+    values: dict[str, object] = {"type": "split", "profile": f"split/{name}", "mig": SLICES[name]}
+    return kind(f"split/{name}", **(values | changes))
+
+
+def free_gpu(index: int, names: Sequence[str] = ("1g", "2g", "3g"), *, whole: bool = True) -> list[Device]:
+    """Every device that a GPU may have whose layout is free."""
+    gpu = f"split/{index}"
+    found = [Device(id=gpu, gpu=gpu, kind="split")] if whole else []
+    return found + [
+        Device(id=f"{gpu}/{name}@{start}", gpu=gpu, kind=f"split/{name}", start=start)
+        for name in names
+        for start in SLICES[name].starts
+    ]
+
+
+def fixed_gpu(index: int, *slices: tuple[str, int]) -> list[Device]:
+    gpu = f"split/{index}"
+    return [Device(id=f"{gpu}/{n}@{s}", gpu=gpu, kind=f"split/{n}", start=s) for n, s in slices]
+
+
+@st.composite
+def tiny_mig_problems(draw: st.DrawFn) -> Problem:
+    """One or two GPUs with free or fixed layouts, and perhaps a GPU of another type."""
+    cost = draw(st.sampled_from([None, 1_000_000, 2_000_000]))
+    kinds = [kind("split", memory_bytes=12, type="split", cost_microusd_per_hour=cost)]
+    for name, memory in (("1g", 5), ("2g", 8), ("3g", 11)):
+        alone = draw(st.sampled_from([PPM, 950_000]))
+        kinds.append(
+            slice_kind(
+                name,
+                memory_bytes=memory,
+                server_base_bytes=draw(st.integers(0, 1)),
+                backend_overhead_bytes={"python": draw(st.integers(0, 1))},
+                cost_microusd_per_hour=cost,
+                alone_ppm=alone,
+            )
+        )
+    kinds.append(kind("other", memory_bytes=6, cost_microusd_per_hour=draw(st.sampled_from([None, 500_000]))))
+    models = [_model(draw, name) for name in ("a", "b", "c")[: draw(st.integers(1, 3))]]
+    options = [o for m in models for k in kinds for o in _options(draw, m, k)]
+    fleet: list[Device] = []
+    for index in range(draw(st.integers(1, 2))):
+        layout = draw(st.sampled_from([(), (), (("2g", 0), ("1g", 2)), (("1g", 0), ("1g", 1), ("1g", 2))]))
+        fleet += fixed_gpu(index, *layout) if layout else free_gpu(index)
+    fleet += [Device(id="other/0", gpu="other/0", kind="other")] * draw(st.integers(0, 1))
+    objectives = draw(
+        st.sampled_from(
+            [
+                (Objective.GPUS,),
+                (Objective.COST, Objective.GPUS),
+                (Objective.GPUS, Objective.BALANCE),
+                (Objective.BALANCE, Objective.GPUS),
+                (Objective.UNSERVED, Objective.GPUS),
+                (Objective.THROUGHPUT,),
+            ]
+        )
+    )
+    return problem(
+        models,
+        options,
+        kinds=kinds,
+        fleet=fleet,
+        objectives=objectives,
+        allow_unserved=objectives[0] is Objective.UNSERVED,
+    )
+
+
+def _model(draw: st.DrawFn, name: str) -> Model:
+    return model(name, draw(st.integers(200, 2200)), replicas_min=draw(st.sampled_from([0, 1, 1, 2])))
+
+
+def _options(draw: st.DrawFn, m: Model, k: DeviceKind) -> Iterator[Option]:
+    if draw(st.sampled_from([True, True, True, False])):
+        yield option(
+            m.name,
+            k.name,
+            backend=draw(st.sampled_from(["onnxruntime", "python"])),
+            memory_bytes=draw(st.integers(3, 6)),
+            capacity_mrps=draw(st.integers(400, 2500)),
+            busy_ppm=(draw(st.sampled_from([300_000, 500_000, 950_000, PPM])),),
+            max_others=draw(st.sampled_from([None, 0])),
+        )
+
+
+def all_plans(subject: Problem) -> Iterator[tuple[Placement, ...]]:
+    """Every plan that keeps every rule, up to the placement of slices that are alike."""
+    gpus: dict[str, list[Device]] = {}
+    for device in subject.devices:
+        gpus.setdefault(device.gpu, []).append(device)
+    fillings = [list(_fillings(subject, devices)) for devices in gpus.values()]
+    assume(prod(map(len, fillings)) <= MOST_PLANS)
+    for chosen in product(*fillings):
+        pairs = [pair for filling in chosen for pair in filling]
+        placements = tuple(Placement(replica=f"r{i}", option=o.id, device=d.id) for i, (o, d) in enumerate(pairs))
+        if not check_placements(subject, placements):
+            yield placements
+
+
+def brute_force(subject: Problem) -> tuple[int, ...] | None:
+    """The best objectives of all plans, as integers to be minimised in their order; None where there is no plan."""
+    return min((key_of(subject, placements) for placements in all_plans(subject)), default=None)
+
+
+def key_of(subject: Problem, placements: tuple[Placement, ...]) -> tuple[int, ...]:
+    layout = Layout(subject, placements)
+    return tuple(integer_value(layout, o) * (-1 if o in MAXIMISED else 1) for o in subject.objectives)
+
+
+_Filling = tuple[tuple[Option, Device], ...]
+
+
+def _fillings(subject: Problem, devices: Sequence[Device]) -> Iterator[_Filling]:
+    """What one GPU can carry: slices that do not meet and are not too many, or the whole."""
+    seen: set[tuple[tuple[str, tuple[str, ...]], ...]] = set()
+    contents = {device.id: device_contents(subject, device) for device in devices}
+    for row in _sets(subject, devices):
+        for chosen in product(*(contents[device.id] for device in row)):
+            key = tuple(sorted((d.kind, tuple(o.id for o in c)) for d, c in zip(row, chosen, strict=True) if c))
+            if key not in seen:
+                seen.add(key)
+                yield tuple((o, d) for d, content in zip(row, chosen, strict=True) for o in content)
+
+
+def _sets(subject: Problem, devices: Sequence[Device]) -> Iterator[list[Device]]:
+    """Legal sets of devices, by trying every one."""
+    for taken in product((False, True), repeat=len(devices)):
+        row = [device for device, is_in in zip(devices, taken, strict=True) if is_in]
+        migs = [(subject.kind_by_name[d.kind].mig, d.start or 0) for d in row]
+        slices = [(mig, start) for mig, start in migs if mig is not None]
+        memory = [place for mig, start in slices for place in range(start, start + mig.memory)]
+        one_kind = len(slices) == len(row) or (not slices and len(row) <= 1)
+        if one_kind and len(set(memory)) == len(memory) and sum(mig.compute for mig, _ in slices) <= 3:
+            yield row

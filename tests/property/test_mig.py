@@ -1,0 +1,76 @@
+"""Small random problems with MIG: every solver against brute force, and its bounds against the checker's proof."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+
+from planner.domain.certificate import Certificate
+from planner.domain.check import check_placements
+from planner.domain.derive import Origin, derive_plan
+from planner.domain.objectives import MAXIMISED, SCALE
+from planner.domain.plan import Status
+from planner.domain.problem import SCHEMA_VERSION, Problem
+from planner.domain.proof import verify
+from planner.domain.rules import Violation
+from solvers import registry
+from solvers.base import Progress, SolveOptions, SolveResult
+from tests.mig_problems import brute_force, key_of, tiny_mig_problems
+
+ONE_WORKER = SolveOptions(time_limit_s=30, workers=1)
+FEW_STEPS = SolveOptions(time_limit_s=5, iterations=5, workers=1)
+SLOW = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
+
+
+@SLOW
+@given(tiny_mig_problems())
+def test_cpsat_reaches_the_brute_force_optimum(subject: Problem) -> None:
+    best = brute_force(subject)
+    result = registry.solve(subject, ONE_WORKER, Progress(), name="cpsat")
+    if best is None:
+        assert result.status is Status.INFEASIBLE
+        return
+    assert result.status is Status.OPTIMAL
+    assert result.placements is not None
+    assert key_of(subject, result.placements) == best
+
+
+@pytest.mark.parametrize(("name", "options"), [("greedy", ONE_WORKER), ("columns", FEW_STEPS), ("auto", ONE_WORKER)])
+@SLOW
+@given(subject=tiny_mig_problems())
+def test_every_plan_keeps_the_rules_and_its_bounds_hold(name: str, options: SolveOptions, subject: Problem) -> None:
+    best = brute_force(subject)
+    result = registry.solve(subject, options, Progress(), name=name)
+    if result.placements is None:
+        assert best is None or result.status is Status.NOT_FOUND
+        return
+    assert best is not None
+    assert check_placements(subject, result.placements) == []
+    reached = key_of(subject, result.placements)
+    assert reached >= best
+    assert result.status is not Status.OPTIMAL or reached == best
+    event(f"{name}: {result.status}")
+    assert _violations_of_proofs(subject, result) == []
+    for place, (bound, objective) in enumerate(zip(result.bounds, subject.objectives, strict=True)):
+        if reached[:place] == best[:place]:
+            sign = -1 if objective in MAXIMISED else 1
+            for value in (bound.value, bound.certified):
+                assert value is None or sign * round(value * SCALE[objective]) <= best[place]
+
+
+def _violations_of_proofs(subject: Problem, result: SolveResult) -> list[Violation]:
+    """What `planner check --bound` has to say."""
+    assert result.placements is not None
+    origin = Origin(
+        status=result.status,
+        solver=result.solver,
+        seed=0,
+        runtime_s=result.runtime_s,
+        bounds=[(bound.value, bound.method) for bound in result.bounds],
+        certified=[(bound.certified, bound.uncertified) for bound in result.bounds],
+    )
+    plan = derive_plan(subject, result.placements, origin)
+    certificate = Certificate(schema_version=SCHEMA_VERSION, problem_digest=subject.digest, proofs=result.proofs)
+    return verify(subject, plan, certificate)
