@@ -125,8 +125,8 @@ class Reduction:
                 by_gpu.setdefault(device.gpu, []).append(device)
         alike: dict[tuple[object, ...], list[tuple[Device, ...]]] = {}
         carried: dict[tuple[object, ...], tuple[tuple[int, ...], ...]] = {}
-        for devices in by_gpu.values():
-            devices, places = self._carried(devices)
+        for all_devices in by_gpu.values():
+            devices, places = self._carried(all_devices)
             key = (*((d.kind, self._running_on(d)) for d in devices), places)
             alike.setdefault(key, []).append(devices)
             carried[key] = places

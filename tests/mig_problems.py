@@ -18,9 +18,9 @@ from planner.domain.layout import Layout
 from planner.domain.mig import MigSlice
 from planner.domain.objectives import MAXIMISED, integer_value
 from planner.domain.plan import Placement
-from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem
+from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem, Running
 from planner.domain.units import PPM
-from tests.problems import device_contents, kind, model, option, problem
+from tests.problems import device_contents, kind, model, option, problem, running
 
 SLICES = {
     "1g": MigSlice(compute=1, memory=1, starts=(0, 1, 2), gpu_compute=3, gpu_memory=4),
@@ -76,9 +76,12 @@ def tiny_mig_problems(draw: st.DrawFn) -> Problem:
         layout = draw(st.sampled_from([(), (), (("2g", 0), ("1g", 2)), (("1g", 0), ("1g", 1), ("1g", 2))]))
         fleet += fixed_gpu(index, *layout) if layout else free_gpu(index)
     fleet += [Device(id="other/0", gpu="other/0", kind="other")] * draw(st.integers(0, 1))
+    current = draw(st.sampled_from([False, False, False, True]))
     objectives = draw(
         st.sampled_from(
-            [
+            [(Objective.MOVES, Objective.GPUS), (Objective.GPUS, Objective.MOVES)]
+            if current
+            else [
                 (Objective.GPUS,),
                 (Objective.COST, Objective.GPUS),
                 (Objective.GPUS, Objective.BALANCE),
@@ -95,7 +98,15 @@ def tiny_mig_problems(draw: st.DrawFn) -> Problem:
         fleet=fleet,
         objectives=objectives,
         allow_unserved=objectives[0] is Objective.UNSERVED,
+        current=_current(draw, options, fleet) if current and options else (),
     )
+
+
+def _current(draw: st.DrawFn, options: Sequence[Option], fleet: Sequence[Device]) -> tuple[Running, ...]:
+    """What runs now: anywhere, so perhaps on slices that do not go together."""
+    pairs = [(o, d.id) for o in options for d in fleet if d.kind == o.kind]
+    chosen = draw(st.lists(st.sampled_from(pairs), max_size=3, unique=True)) if pairs else []
+    return tuple(running(o.model, device, replica=f"{o.model}-{i}") for i, (o, device) in enumerate(chosen))
 
 
 def _model(draw: st.DrawFn, name: str) -> Model:
@@ -149,7 +160,7 @@ def _fillings(subject: Problem, devices: Sequence[Device]) -> Iterator[_Filling]
     for row in _sets(subject, devices):
         for chosen in product(*(contents[device.id] for device in row)):
             key = tuple(sorted((d.kind, tuple(o.id for o in c)) for d, c in zip(row, chosen, strict=True) if c))
-            if key not in seen:
+            if subject.counts_moves or key not in seen:
                 seen.add(key)
                 yield tuple((o, d) for d, content in zip(row, chosen, strict=True) for o in content)
 

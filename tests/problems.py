@@ -79,8 +79,10 @@ def option(model_name: str = "m", kind_name: str = "big", **changes: object) -> 
 
 
 def running(model_name: str, device: str, **changes: object) -> Running:
-    values: dict[str, object] = {"instances": 1, "max_batch_size": 1, "queue_delay_us": None}
-    return Running(replica=f"{model_name}-1", model=model_name, device=device, **(values | changes))  # type: ignore[arg-type]
+    values: dict[str, object] = {
+        "replica": f"{model_name}-1", "instances": 1, "max_batch_size": 1, "queue_delay_us": None,
+    }  # fmt: skip
+    return Running(model=model_name, device=device, **(values | changes))  # type: ignore[arg-type]
 
 
 def problem(

@@ -50,9 +50,11 @@ class Scenario:
 
 
 _FIRST = {"bert": 6434, "densenet121": 183, "densenet169": 216, "densenet201": 168, "inceptionv3": 418,
-          "mobilenetv2": 167, "resnet101": 211, "resnet152": 212, "resnet50": 204, "vgg16": 399, "vgg19": 396}  # fmt: skip
+          "mobilenetv2": 167, "resnet101": 211, "resnet152": 212, "resnet50": 204, "vgg16": 399,
+          "vgg19": 396}  # fmt: skip
 _SECOND = {"bert": 4294, "densenet121": 126, "densenet169": 150, "densenet201": 119, "inceptionv3": 282,
-           "mobilenetv2": 113, "resnet101": 144, "resnet152": 146, "resnet50": 138, "vgg16": 227, "vgg19": 265}  # fmt: skip
+           "mobilenetv2": 113, "resnet101": 144, "resnet152": 146, "resnet50": 138, "vgg16": 227,
+           "vgg19": 265}  # fmt: skip
 SCENARIOS = {
     "S1": Scenario({"bert": 19, "densenet121": 353, "inceptionv3": 460, "mobilenetv2": 677, "resnet50": 829,
                     "vgg19": 354}, _FIRST, 2),

@@ -83,7 +83,7 @@ class DeviceKind:
     cost_microusd_per_hour: int | None = None
     power_milliwatts: int | None = None
     cores: int | None = None
-    mig: MigSlice | None = later(None)
+    mig: MigSlice | None = later(None)  # noqa: RUF009 - None, and no record of its own
     alone_ppm: int = later(PPM)
     interference_classes: tuple[str, ...] = ("default",)
     kappa_ppm: tuple[tuple[int, ...], ...] = ((PPM,),)
