@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -84,7 +84,7 @@ def build(
         if not found:
             without.extend(reasons)
         else:
-            notes.extend(reason for reason in reasons if reason.endswith(_NOT_PROFILED))
+            notes.extend(_not_profiled(model.name, reasons))
     _require_server_base(kinds, options, rows, choice)
     problem = Problem(
         schema_version=SCHEMA_VERSION,
@@ -105,6 +105,16 @@ def build(
 
 
 _NOT_PROFILED = "no profile"
+
+
+def _not_profiled(model: str, reasons: Iterable[str]) -> Iterator[str]:
+    """The kinds on which a model has no profile, in one sentence."""
+    head, tail = f"{model} on ", f": {_NOT_PROFILED}"
+    kinds = [reason.removeprefix(head).removesuffix(tail) for reason in reasons if reason.endswith(tail)]
+    if kinds:
+        yield f"{head}{', '.join(kinds)}{tail}"
+
+
 NAMES_SHOWN = 8
 
 

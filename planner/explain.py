@@ -6,12 +6,13 @@ sentence says what would be enough. The solver is passed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from planner.domain.ensemble import Ensemble
 from planner.domain.ensemble_rules import call_latencies
+from planner.domain.gpu_groups import gpu_groups
 from planner.domain.layout import Layout
 from planner.domain.objectives import integer_value
 from planner.domain.plan import Binding, ObjectiveValue, Placement, Plan, Status
@@ -52,6 +53,7 @@ def explain_infeasible(problem: Problem, solve: Solve) -> list[str]:
         _latency,
         _one_replica,
         _replicas,
+        _mig_layout,
         _ensemble_latency,
         _moves,
     )
@@ -123,43 +125,75 @@ def _verdict(answer: Answer, found: str, proven: str = NO_HELP) -> str:
 
 
 def _fleet(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
-    """More devices of one kind, as few as possible: the further ones are the only ones that cost anything."""
-    for kind in problem.kinds:
-        count = min(MOST_EXTRA_DEVICES, _replicas_at_most(problem, kind))
+    """More GPUs of one kind, as few as possible: the further ones are the only ones that cost anything."""
+    for name, template in _templates(problem):
+        kinds = {device.kind for device in template}
+        count = min(MOST_EXTRA_DEVICES, _replicas_at_most(problem, kinds))
         if not count:
             continue
-        relaxed = _with_extra_devices(problem, kind, count)
+        relaxed = _with_extra_gpus(problem, kinds, template, count)
         answer = solve(relaxed)
-        text = _verdict(answer, "", f"not even {count} more {kind.type} would be enough")
+        text = _verdict(answer, "", f"not even {count} more {name} would be enough")
         if answer.placements is not None:
             more = integer_value(Layout(relaxed, answer.placements), Objective.COST)
             fewest = ", fewer would not" if answer.status is Status.OPTIMAL else ""
-            text = f"{more} more {kind.type} would be enough{fewest}"
+            text = f"{more} more {name} would be enough{fewest}"
         yield Rule.FLEET, text
 
 
-def _replicas_at_most(problem: Problem, kind: DeviceKind) -> int:
-    """With each replica on a device of its own, nothing is gained by more devices than this."""
+def _templates(problem: Problem) -> Iterator[tuple[str, Sequence[Device]]]:
+    """What could be bought more of: a device of each kind, and GPUs that are split, or may be, as a whole."""
+    sliced: dict[str, Sequence[Device]] = {}
+    for group in gpu_groups(problem):
+        if any(problem.kind_by_name[kind].mig for kind in group.kinds):
+            devices = [device for device in problem.devices if device.gpu == group.gpus[0]]
+            types = problem.kind_by_name[group.kinds[0]].type
+            profiles = [problem.kind_by_name[kind].profile.rpartition("/")[2] for kind in group.kinds]
+            split = f"{types} split into {' + '.join(profiles)}" if len(group.layouts) == 1 else f"{types}"
+            sliced[split] = devices
+    within = {device.kind for devices in sliced.values() for device in devices}
+    for kind in problem.kinds:
+        if kind.name not in within:
+            yield kind.profile, [Device(id="", gpu="", kind=kind.name)]
+    yield from sliced.items()
+
+
+def _replicas_at_most(problem: Problem, kinds: Collection[str]) -> int:
+    """With each replica on a GPU of its own, nothing is gained by more GPUs than this."""
     needed = 0
     for model in problem.models:
-        capacities = [o.capacity_mrps for o in problem.options if o.model == model.name and o.kind == kind.name]
+        capacities = [o.capacity_mrps for o in problem.options if o.model == model.name and o.kind in kinds]
         if capacities:
             needed += max(1, model.replicas_min, -(-model.peak_mrps // min(capacities)))
     return needed
 
 
-def _with_extra_devices(problem: Problem, kind: DeviceKind, count: int) -> Problem:
-    extra = replace(kind, name=kind.name + EXTRA, cost_microusd_per_hour=1)
-    free = tuple(replace(k, cost_microusd_per_hour=0) for k in problem.kinds)
-    options = (replace(o, id=o.id + EXTRA, kind=extra.name) for o in problem.options if o.kind == kind.name)
-    devices = (Device(id=f"{EXTRA}/{i}", gpu=f"{EXTRA}/{i}", kind=extra.name) for i in range(count))
+def _with_extra_gpus(problem: Problem, kinds: Collection[str], template: Sequence[Device], count: int) -> Problem:
+    """`count` GPUs more with the devices of the template, on kinds of their own that alone have a price."""
+    extra = [replace(k, name=k.name + EXTRA, cost_microusd_per_hour=1) for k in problem.kinds if k.name in kinds]
+    free = [replace(k, cost_microusd_per_hour=0) for k in problem.kinds]
+    options = (replace(o, id=o.id + EXTRA, kind=o.kind + EXTRA) for o in problem.options if o.kind in kinds)
+    devices = (
+        Device(id=f"{EXTRA}/{i}/{place}", gpu=f"{EXTRA}/{i}", kind=device.kind + EXTRA, start=device.start)
+        for i in range(count)
+        for place, device in enumerate(template)
+    )
     return replace(
         problem,
-        kinds=(*free, extra),
+        kinds=(*free, *extra),
         devices=(*problem.devices, *devices),
         options=(*problem.options, *options),
         objectives=(Objective.COST,),
     )
+
+
+def _mig_layout(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
+    """All placements of a GPU's slices at once."""
+    if all(len(group.layouts) == 1 for group in gpu_groups(problem)):
+        return
+    kinds = tuple(replace(kind, mig=None) for kind in problem.kinds)
+    found = "if all slices of a GPU could be used at once there would be a plan: no legal layout has enough of them"
+    yield Rule.MIG_LAYOUT, _verdict(solve(replace(problem, kinds=kinds)), found)
 
 
 def _demand(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
@@ -200,7 +234,7 @@ def _gpu_memory(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
             return _with_kind(problem, replace(kind, memory_bytes=kind.memory_bytes + extra))
 
         amount, answer = _least(solve, with_memory, most)
-        found = "" if amount is None else f"each {kind.type} is short by {format_bytes(_rounded_up(amount))}"
+        found = "" if amount is None else f"each {kind.profile} is short by {format_bytes(_rounded_up(amount))}"
         yield Rule.GPU_MEMORY, _verdict(answer, found)
 
 
@@ -216,7 +250,9 @@ def _gpu_utilization(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str
         return
 
     def with_threshold(extra: int) -> Problem:
-        kinds = tuple(replace(k, utilization_ppm=max(k.utilization_ppm, lowest + extra)) for k in problem.kinds)
+        kinds = tuple(
+            replace(k, utilization_ppm=min(k.alone_ppm, max(k.utilization_ppm, lowest + extra))) for k in problem.kinds
+        )
         return replace(problem, kinds=kinds)
 
     amount, answer = _least(solve, with_threshold, PPM - lowest)

@@ -214,7 +214,7 @@ class Packing:
     def _add_server(self, members: Sequence[Model]) -> bool:
         """All members that are missing on one device, in use or not."""
         for loading in self._all_open():
-            if self._put_all(members, loading):
+            if self._may_use(loading) and self._put_all(members, loading):
                 return True
         kinds = dict.fromkeys(choice.option.kind for choice in self._sizes.rankings[members[0].name])
         for kind in kinds:

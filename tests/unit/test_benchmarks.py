@@ -54,3 +54,14 @@ def test_the_study_of_the_solvers(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     output = capsys.readouterr().out
     assert output.startswith("| instance | own GPUs | first fit | greedy | cpsat | SCIP | bound | gap |")
     assert "| cpsat | 1 | 1.000 | 1.000 |" in output
+
+
+@pytest.mark.parametrize(("name", "networks", "gpus"), [("S1", 6, 2), ("S2", 11, 3), ("S3", 11, 5), ("S4", 11, 7)])
+def test_the_study_of_mig_layouts_proves_what_was_published(
+    name: str, networks: int, gpus: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With more time than the study has, because the search may have to be compiled first."""
+    study = load("run", REPOSITORY / "benchmarks" / "parvagpu", monkeypatch)
+    study.main([name, "--seconds", "60", "--folder", str(shared_file("parvagpu"))])
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.startswith(f"| {name} | {networks} | {gpus} | {gpus} | {gpus} | {gpus} | ")

@@ -83,6 +83,33 @@ def test_moves_leave_what_runs_where_it_is(tmp_path: Path, capsys: pytest.Captur
     assert "moves: 1 move would be enough, fewer would not" in capsys.readouterr().err
 
 
+def test_mig_serves_with_fewer_gpus_than_whole_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = ["--fleet", str(EXAMPLES / "mig" / "fleet.yaml")]
+    _, whole = solved("mig", tmp_path / "whole", *fleet)
+    _, split = solved("mig", tmp_path / "split", *fleet, "--mig")
+    found = [(plan.status, plan.summary.gpus_used, plan.objectives[0].certified_bound) for plan in (whole, split)]
+    assert found == [(Status.OPTIMAL, 5, 5), (Status.OPTIMAL, 3, 3)]
+    assert {d.device for g in whole.gpus for d in g.devices if d.start is not None} == {
+        "split/0/3g.40gb@0", "split/0/3g.40gb@4",
+    }  # fmt: skip
+    used = [device for gpu in split.gpus for device in gpu.devices]
+    assert {device.start is None for device in used} == {True, False}  # a whole GPU beside split ones
+    assert all(device.busy <= 0.95 for device in used if device.start is not None)
+    assert run(["explain", str(tmp_path / "split" / "plan")]) == 0
+    assert "mig-layout: free/" in capsys.readouterr().out
+
+
+def test_a_mig_layout_that_is_too_small_is_told_in_amounts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, fleet = EXAMPLES / "mig", tmp_path / "fleet.yaml"
+    fleet.write_text("schema_version: 1\nnodes:\n  - {name: a, gpus: A100-80}\n  - name: b\n"
+                     "    gpus: [{type: A100-80, mig_layout: [3g.40gb, 3g.40gb]}]\n", encoding="utf-8")  # fmt: skip
+    files = ["--workload", str(folder / "workload.yaml"), "--profiles", str(folder / "profiles.csv")]
+    assert run(["solve", *files, "--fleet", str(fleet), "--mig", "-o", str(tmp_path / "plan")]) == 3
+    told = capsys.readouterr().err
+    assert "fleet: 1 more A100-80 would be enough, fewer would not" in told
+    assert "mig-layout: if all slices of a GPU could be used at once there would be a plan" in told
+
+
 @pytest.mark.parametrize(
     ("asked", "error"),
     [
