@@ -1,4 +1,4 @@
-"""planner explain: which rules bind a plan."""
+"""planner explain: which rules bind a plan, and what else could have been."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import click
 from planner.commands.output import print_json
 
 
-@click.command("explain", short_help="Which rules bind a plan, in amounts.")
+@click.command("explain", short_help="Which rules bind a plan, in amounts, and what would change it.")
 @click.argument("plan", type=click.Path(path_type=Path), default=Path("plan"))
+@click.option("--why", multiple=True, metavar="MODEL", help="Why it is where it is, and its next best place; repeat.")
+@click.option("--time-limit", type=click.FloatRange(min=0), default=30, show_default=True,
+              help="Seconds for what one more GPU or one objective less would change; 0 leaves that out.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the sentences as JSON.")
-def command(plan: Path, as_json: bool) -> None:
-    """Say in amounts which rules bind PLAN, and what it rests on."""
-    from planner.build import basis_notes
-    from planner.explain import explain_plan
-    from planner.plan_files import read_plan
+def command(plan: Path, why: tuple[str, ...], time_limit: float, as_json: bool) -> None:
+    """Say in amounts which rules bind PLAN, what it rests on, and what would change it."""
+    from planner.workflow.explaining import explain
 
-    problem, found = read_plan(plan)
-    lines = explain_plan(problem, found)
-    notes = basis_notes(problem, [problem.option_by_id[r.option] for r in found.replicas])
+    found = explain(plan, why, time_limit)
     if as_json:
-        print_json({"binding": lines, "notes": notes})
+        print_json(found)
         return
-    for line in (*lines, *notes):
-        click.echo(line)
+    for lines in (found.binding, found.gpus, found.what_if, found.why, found.notes):
+        for line in lines:
+            click.echo(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,18 @@ def test_an_ensemble_that_cannot_be_fast_enough_says_what_would_do(
     asked = ["--workload", str(tmp_path / "workload.yaml"), "--profiles", profiles, "--gpus", "2xL4"]
     assert run(["solve", *asked, "-o", str(tmp_path / "plan")]) == 3
     assert "ensemble-latency: read: a p95 of " in capsys.readouterr().err
+
+
+def test_explain_says_what_would_change_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    solved("explain", tmp_path, "--fleet", str(EXAMPLES / "explain" / "fleet.yaml"))
+    capsys.readouterr()
+    assert run(["explain", str(tmp_path / "plan"), "--why", "ranker"]) == 0
+    text = capsys.readouterr().out
+    assert "the most expensive latency objective is ranker's p99 of 12 ms; without it: cost 4.2 -> 3.4" in text
+    assert "next best place: large/1, a A100-80, alone: cost 4.2 -> 7.6" in text
+    assert "one more A100-80: nothing, 1 of 2 stand empty" in text
+    assert run(["explain", str(tmp_path / "plan"), "--time-limit", "0", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["what_if"], found["gpus"][0]) == ([], "latency binds on 1 of 2 GPUs in use")
+    assert run(["explain", str(tmp_path / "plan"), "--why", "rnaker"]) == 2
+    assert "did you mean ranker?" in capsys.readouterr().err
