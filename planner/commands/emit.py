@@ -12,12 +12,15 @@ from planner.commands.output import print_json
 @click.command("emit", short_help="Write a plan as Triton model repositories and launch files.")
 @click.argument("plan", type=click.Path(path_type=Path), default=Path("plan"))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
-@click.option("--target", "targets", multiple=True, metavar="NAME", help="repository.  [default: repository]")
+@click.option("--target", "targets", multiple=True, metavar="NAME",
+              help="repository, mig-parted (how GPUs are split).  [default: repository]")  # fmt: skip
 @click.option("--model-repository", type=click.Path(path_type=Path), default=Path("models"), show_default=True)
 @click.option("--copy", is_flag=True, help="Copy the models' files; by default they are links to where they are now.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def command(plan: Path, out: Path, targets: tuple[str, ...], model_repository: Path, copy: bool, as_json: bool) -> None:
     """Write one Triton model repository per device of PLAN, a launch.sh per node, and routing.json.
+
+    Other targets come beside them: mig-parted.yaml says how GPUs are split, for NVIDIA's MIG partition editor.
 
     OUT appears whole or not at all; one that an earlier emit wrote is replaced as a whole.
     """

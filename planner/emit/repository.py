@@ -17,6 +17,7 @@ from planner.domain.plan import Plan, PlannedEnsemble, Replica
 from planner.domain.problem import Problem
 from planner.emit.config_pbtxt import CONFIG_NAME, configure, ensemble_members, read_config, write_model
 from planner.emit.launch import launch_script
+from planner.emit.mig_parted import mig_parted
 from planner.emit.places import Place, places
 from planner.emit.routing import is_routing, routing
 from planner.errors import InputError, NotFoundError, PlannerError
@@ -28,23 +29,27 @@ if TYPE_CHECKING:
 
 ROUTING_FILE = "routing.json"
 LAUNCH_FILE = "launch.sh"
-TARGETS = ("repository",)
+MIG_PARTED_FILE = "mig-parted.yaml"
+TARGETS = ("repository", "mig-parted")
 
 
 def emit(
     problem: Problem, plan: Plan, source_repository: Path, out: Path, *, targets: Iterable[str], copy: bool
 ) -> list[Place]:
-    """Write the folder `out`, whole or not at all, and say what stands where.
+    """Write the folder `out`, whole or not at all, and say what stands where. Other targets are files beside the
+    repositories.
 
     A folder that an earlier emit wrote, and that holds nothing else, is replaced in one step. InputError or
     NotFoundError for what is wrong with the models, an unknown target or a foreign folder; SetupError where it
     cannot be written.
     """
-    _require_known(targets)
+    asked = tuple(targets)
+    _require_known(asked)
     if not source_repository.is_dir():
         raise NotFoundError(f"model repository {source_repository} is not a folder", hint="name it: --model-repository")
     _require_apart(source_repository, out)
     found = places(problem, plan)
+    layouts = mig_parted(problem, plan) if "mig-parted" in asked else None
     with whole_folder(out, is_ours=_is_ours) as folder:
         for place in found:
             models = folder / place.node / place.folder / "models"
@@ -52,6 +57,8 @@ def emit(
         _write_launch_files(found, folder)
         text = json_text(routing(plan, found))
         (folder / ROUTING_FILE).write_text(text, encoding="utf-8")
+        if layouts is not None:
+            (folder / MIG_PARTED_FILE).write_text(layouts, encoding="utf-8")
     return found
 
 
@@ -172,4 +179,5 @@ def _is_ours(folder: Path) -> bool:
         written = is_routing(json.loads((folder / ROUTING_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False
-    return written and all(entry.name == ROUTING_FILE or (entry / LAUNCH_FILE).is_file() for entry in folder.iterdir())
+    files = (ROUTING_FILE, MIG_PARTED_FILE)
+    return written and all(entry.name in files or (entry / LAUNCH_FILE).is_file() for entry in folder.iterdir())

@@ -9,7 +9,7 @@ from planner.domain.plan import Plan
 from planner.domain.problem import Problem
 from planner.domain.units import format_bytes
 from planner.errors import InputError
-from planner.report.fleet_rows import FleetRows, Row, Segment, fleet_rows, unknown_name
+from planner.report.fleet_rows import FleetRows, Row, Segment, SlicePlace, fleet_rows, unknown_name
 from planner.report.palette import OTHER, fills, model_classes, variables
 
 WIDTH = 920
@@ -26,6 +26,7 @@ BUSY_X = MEMORY_X + BAR_WIDTH + FIGURE_WIDTH + GAP
 CHARACTER_WIDTH = 6.8
 NAME_NARROWER = 0.85
 MARGIN = 12
+CELL = 12  # of a memory slice, with the gap behind it
 LEGEND_COLUMNS = 4
 LEGEND_ROW = 20
 LEGEND_TOP = 12
@@ -34,6 +35,7 @@ STYLE = (
     "svg.fleet text{font:11px system-ui,-apple-system,'Segoe UI',sans-serif;fill:var(--ink2)}"
     "svg.fleet .name{font-weight:600;fill:var(--ink);font-size:12px}"
     "svg.fleet .head{fill:var(--ink3)}svg.fleet .track{fill:var(--track)}svg.fleet .once{fill:var(--once)}"
+    "svg.fleet .taken{fill:var(--ink3)}"
     "svg.fleet .limit{stroke:var(--limit);stroke-width:1.5;stroke-dasharray:3 2}"
     "svg.fleet .figure{fill:var(--ink);font-variant-numeric:tabular-nums}"
     "svg.fleet .over{fill:var(--bad);font-weight:700}" + fills().replace(".", "svg.fleet .")
@@ -97,6 +99,8 @@ def _row(row: Row, y: int, classes: Mapping[str, str]) -> Iterator[str]:
     width = LABEL_WIDTH - MARGIN - 6
     yield f'<text class="name" x="{MARGIN}" y="{y + 10}">{escape(_fitted(row.label, width * NAME_NARROWER))}</text>'
     yield f'<text x="{MARGIN}" y="{y + 23}">{escape(_fitted(row.detail, width))}</text>'
+    if row.place is not None:
+        yield from _memory_slices(row.place, y)
     yield from _bar(MEMORY_X, y, row.memory, classes, _bytes)
     yield _figure(
         MEMORY_X,
@@ -111,6 +115,18 @@ def _row(row: Row, y: int, classes: Mapping[str, str]) -> Iterator[str]:
         title = f"<title>limit of a shared device: {row.busy_limit:.0%}</title>"
         yield f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 3}" y2="{y + BAR_HEIGHT + 3}">{title}</line>'
     yield _figure(BUSY_X, y, f"{row.busy:.0%}", f"of {row.busy_limit:.0%}", over=row.busy > row.busy_limit)
+
+
+def _memory_slices(place: SlicePlace, y: int) -> Iterator[str]:
+    """A cell per memory slice of the GPU, those of this MIG slice filled."""
+    last = place.start + place.taken - 1
+    span = f"memory slice {place.start}" if place.taken == 1 else f"memory slices {place.start} to {last}"
+    cells = "".join(
+        f'<rect class="{"taken" if place.start <= cell <= last else "track"}" x="{MARGIN + cell * CELL}" '
+        f'y="{y + 28}" width="{CELL - 2}" height="5"/>'
+        for cell in range(place.total)
+    )
+    yield f"<g><title>{span} of 0 to {place.total - 1}</title>{cells}</g>"
 
 
 def _figure(x: int, y: int, value: str, of: str, *, over: bool) -> str:

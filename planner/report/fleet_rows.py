@@ -25,8 +25,18 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class SlicePlace:
+    """The memory slices of its GPU that a MIG slice takes: `taken` of `total`, from `start` on."""
+
+    start: int
+    taken: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """`count` devices with the same content. `busy_limit` is the share that the plan may use."""
+    """`count` devices with the same content. `busy_limit` is the share that the plan may use; `place` is that of all of
+    them, None for whole GPUs, and where they differ in it."""
 
     label: str
     detail: str
@@ -37,6 +47,7 @@ class Row:
     busy_limit: float
     memory: tuple[Segment, ...]
     busy_parts: tuple[Segment, ...]
+    place: SlicePlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,8 @@ def unknown_name(problem: Problem, plan: Plan) -> str | None:
 
 
 def fleet_rows(problem: Problem, plan: Plan) -> FleetRows:
-    loaded = Layout(problem, plan.placements()).devices
+    by_gpu = Layout(problem, plan.placements()).by_gpu
+    loaded = [one for devices in by_gpu.values() for one in sorted(devices, key=lambda one: one.device.start or 0)]
     used = {one.device.gpu for one in loaded}
     free = tuple(sorted(Counter(_free_types(problem, used)).items()))
     groups = [[one] for one in loaded]
@@ -101,7 +113,14 @@ def _row(same: Sequence[LoadedDevice]) -> Row:
             Segment(p.option.model, p.option.busy_ppm[period] / PPM, p.option.busy_ppm[period] / PPM, p.option.model)
             for p in one.replicas
         ),
+        place=_place(same),
     )
+
+
+def _place(same: Sequence[LoadedDevice]) -> SlicePlace | None:
+    mig, starts = same[0].kind.mig, {one.device.start for one in same}
+    start = starts.pop()
+    return None if mig is None or start is None or starts else SlicePlace(start, mig.memory, mig.gpu_memory)
 
 
 def _memory(one: LoadedDevice) -> Iterable[Segment]:

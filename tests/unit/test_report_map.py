@@ -12,8 +12,9 @@ from planner.domain.plan import Placement, Plan, Status
 from planner.domain.problem import Problem
 from planner.errors import InputError
 from planner.report.fleet_map import BAR_WIDTH, WIDTH, inline_svg, standalone_svg
-from planner.report.fleet_rows import ROWS_SHOWN, fleet_rows
+from planner.report.fleet_rows import ROWS_SHOWN, SlicePlace, fleet_rows
 from planner.report.palette import OTHER, model_classes, variables
+from tests.mig_problems import free_gpu, slice_kind
 from tests.problems import devices, kind, model, option, problem
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -131,3 +132,23 @@ def _luminance(colour: str) -> float:
     shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (s / 12.92 if s <= 0.03928 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_a_slice_shows_which_memory_slices_it_takes() -> None:
+    names = ("1g", "2g")
+    subject = problem(
+        [model("a"), model("b"), model("c")],
+        [option("a", "split/1g"), option("b", "split/2g"), option("c", "split")],
+        kinds=[kind("split"), *(slice_kind(name) for name in names)],
+        fleet=[*free_gpu(0, names), *free_gpu(1, names)],
+    )
+    where = {"a@split/1g": "split/0/1g@2", "b@split/2g": "split/0/2g@0", "c@split": "split/1"}
+    placements = [Placement(replica=f"r{i}", option=o, device=d) for i, (o, d) in enumerate(where.items())]
+    origin = Origin(status=Status.FEASIBLE, solver="greedy", seed=0, runtime_s=0.0, bounds=[(None, "none")])
+    plan = derive_plan(subject, placements, origin)
+    rows = fleet_rows(subject, plan).rows
+    assert [row.label for row in rows] == ["split/0/2g@0", "split/0/1g@2", "split/1"]
+    assert [row.place for row in rows] == [SlicePlace(0, 2, 4), SlicePlace(2, 1, 4), None]
+    svg = standalone_svg(subject, plan)
+    assert "<title>memory slices 0 to 1 of 0 to 3</title>" in svg
+    assert "<title>memory slice 2 of 0 to 3</title>" in svg
