@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from planner.domain.check import check_placements
 from planner.domain.layout import Layout
+from planner.domain.mig import Part, may_join
 from planner.domain.objectives import MAXIMISED, integer_value, natural
 from planner.domain.plan import Placement, Plan, Status
 from planner.domain.problem import Device, LatencyBasis, Objective, Problem
@@ -27,10 +28,11 @@ REPLICAS_SHOWN = 3
 def binding_by_gpu(problem: Problem, plan: Plan) -> Iterator[str]:
     """Per rule on how many of the GPUs in use it has hardly any slack left."""
     gpus: dict[str, set[str]] = {}
+    known = {device.device: gpu.gpu for gpu in plan.gpus for device in gpu.devices} | {g.gpu: g.gpu for g in plan.gpus}
     for binding in plan.binding:
-        device = problem.device_by_id.get(binding.subject.rpartition(" on ")[2])
-        if device is not None:
-            gpus.setdefault(binding.rule, set()).add(device.gpu)
+        gpu = known.get(binding.subject.rpartition(" on ")[2])
+        if gpu is not None:
+            gpus.setdefault(binding.rule, set()).add(gpu)
     used = plan.summary.gpus_used
     for rule, found in gpus.items():
         yield f"{rule} binds on {len(found):,} of {counted(used, 'GPU')} in use"
@@ -113,12 +115,12 @@ class _Place:
 
 def _places_of(problem: Problem, plan: Plan, placement: Placement) -> Iterator[str]:
     home = problem.device_by_id[placement.device]
-    tried = [_tried(problem, plan, placement, device) for device in _others(problem, plan, home)]
-    yield f"{placement.replica} is on {home.id}, a {_type(problem, home)}, {_beside(problem, plan, home, placement)}"
+    tried = [_tried(problem, plan, placement, device) for device in _others(problem, plan, placement)]
+    yield f"{placement.replica} is on {home.id}, a {_profile(problem, home)}, {_beside(problem, plan, home, placement)}"
     fitting = [(place.key, place) for place in tried if place.key is not None]
     if fitting:
         _, best = min(fitting, key=lambda found: found[0])
-        yield f"  next best place: {best.device.id}, a {_type(problem, best.device)}, {best.beside}: {best.change}"
+        yield f"  next best place: {best.device.id}, a {_profile(problem, best.device)}, {best.beside}: {best.change}"
     rules = Counter(rule for place in tried for rule in place.broken[:1])
     if rules:
         broken = ", ".join(f"{rule} ({count:,})" for rule, count in rules.most_common())
@@ -127,12 +129,19 @@ def _places_of(problem: Problem, plan: Plan, placement: Placement) -> Iterator[s
         yield "  there is no other device that has a configuration for it"
 
 
-def _others(problem: Problem, plan: Plan, home: Device) -> list[Device]:
-    """Other devices, one of each that are alike."""
+def _others(problem: Problem, plan: Plan, placement: Placement) -> list[Device]:
+    """Other devices, one of each that are alike: also in whether they go with the slices in use on their GPU."""
+    used: dict[str, dict[str, Part]] = {}
+    for other in plan.placements():
+        if other.replica != placement.replica:
+            device = problem.device_by_id[other.device]
+            used.setdefault(device.gpu, {})[device.id] = problem.part(device)
     found: dict[object, Device] = {}
     for device in problem.devices:
-        if not device.cordoned and device is not home:
-            found.setdefault((device.kind, _content(plan, device)), device)
+        if not device.cordoned and device.id != placement.device:
+            there = used.get(device.gpu, {})
+            joins = device.id in there or may_join(problem.part(device), list(there.values()))
+            found.setdefault((device.kind, _content(plan, device), bool(there), joins), device)
     return list(found.values())[:PLACES_TRIED]
 
 
@@ -169,6 +178,10 @@ def _beside(problem: Problem, plan: Plan, device: Device, placement: Placement) 
         if other.device == device.id and other.replica != placement.replica
     ]
     return f"beside {', '.join(sorted(set(names)))}" if names else "alone"
+
+
+def _profile(problem: Problem, device: Device) -> str:
+    return problem.kind_by_name[device.kind].profile
 
 
 def _type(problem: Problem, device: Device) -> str:
