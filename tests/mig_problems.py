@@ -14,6 +14,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from planner.domain.check import check_placements
+from planner.domain.ensemble import Ensemble, Member, Serve
 from planner.domain.layout import Layout
 from planner.domain.mig import MigSlice
 from planner.domain.objectives import MAXIMISED, integer_value
@@ -99,6 +100,25 @@ def tiny_mig_problems(draw: st.DrawFn) -> Problem:
         objectives=objectives,
         allow_unserved=objectives[0] is Objective.UNSERVED,
         current=_current(draw, options, fleet) if current and options else (),
+        ensembles=_ensembles(draw, models),
+    )
+
+
+def _ensembles(draw: st.DrawFn, models: Sequence[Model]) -> tuple[Ensemble, ...]:
+    """Perhaps one whose members stand together on each slice that serves it."""
+    if len(models) < 2 or draw(st.sampled_from([True, True, True, False])):
+        return ()
+    members = tuple(Member(model=m.name) for m in models[:2])
+    return (
+        Ensemble(
+            name="e",
+            demand_mrps=(draw(st.integers(0, 1000)),),
+            percentile=99,
+            bound_us=None,
+            call_percentile=99,
+            serve=Serve.TRITON,
+            members=members,
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from planner.domain.check import check
 from planner.domain.codec import to_json
 from planner.domain.derive import Origin, derive_plan
 from planner.domain.latency import CurvePoint
+from planner.domain.mig import MigSlice
 from planner.domain.plan import Placement, Plan, Status, plan_from_json
 from planner.domain.problem import Device, DeviceKind, LatencyBasis, Model, Objective, Option, Problem, Running
 from planner.domain.rules import Rule
@@ -106,6 +107,15 @@ def _edited_model(name: str, **changes: Any) -> Problem:
     return replace(problem, models=tuple(replace(m, **changes) if m.name == name else m for m in problem.models))
 
 
+def _split(second_start: int, **changes: Any) -> Problem:
+    """n1/0 and n1/1 as slices of one GPU, of two memory slices each."""
+    values: dict[str, Any] = {"compute": 2, "memory": 2, "starts": (0, 1, 2), "gpu_compute": 4, "gpu_memory": 4}
+    problem, starts = make_problem(), {"n1/0": 0, "n1/1": second_start, "n1/2": 0}
+    devices = (replace(d, gpu="n1/9", start=starts[d.id]) if d.id in starts else d for d in problem.devices)
+    kinds = (replace(problem.kinds[0], mig=MigSlice(**(values | changes))), problem.kinds[1])
+    return replace(problem, devices=tuple(devices), kinds=kinds)
+
+
 def _with(*extra: Placement, without: str = "") -> tuple[Placement, ...]:
     return tuple(p for p in PLACED if p.replica != without) + extra
 
@@ -159,8 +169,16 @@ BROKEN_WORLDS: dict[str, tuple[Problem, tuple[Placement, ...], Rule]] = {
             Running(replica="b-1", model="b", device="n1/0", instances=1, max_batch_size=4, queue_delay_us=101),
             Running(replica="c-1", model="c", device="n1/1", instances=1, max_batch_size=4, queue_delay_us=100),
         )), PLACED, Rule.MOVES),
+    "slices that are no layout": (_split(1), PLACED, Rule.MIG_LAYOUT),
+    "a start that no slice has": (_split(2, starts=(0,)), PLACED, Rule.MIG_LAYOUT),
     "on a cordoned gpu": (make_problem(), _moved("a-2", device="n1/2"), Rule.FLEET),
 }  # fmt: skip
+
+
+def test_slices_that_go_together_hold() -> None:
+    problem = _split(2)
+    origin = replace(ORIGIN, bounds=[(None, "none")] * 3)
+    assert check(problem, derive_plan(problem, PLACED, origin)) == []
 
 
 @pytest.mark.parametrize("fault", BROKEN_WORLDS)

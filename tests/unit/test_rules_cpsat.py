@@ -14,6 +14,7 @@ from solvers.cpsat.constraints import Constraints
 from solvers.cpsat.scaling import at_most
 from solvers.cpsat.variables import Variables
 from solvers.reduction import Reduction
+from tests.mig_problems import free_gpu, slice_kind
 from tests.problems import devices, kind, model, option, problem, running
 
 AddRule = Callable[[Constraints], None]
@@ -163,3 +164,45 @@ def test_moves_count_what_does_not_run_there_already(most: int, allowed: bool) -
         current=[running("a", "big/0"), running("b", "big/0", instances=2)],
     )  # fmt: skip
     assert _may_stand(subject, Constraints.moves, BOTH) is allowed
+
+
+@pytest.mark.parametrize(
+    ("used", "allowed"),
+    [
+        (("split",), True),
+        (("1g@2", "2g@0"), True),
+        (("1g@2", "1g@1", "1g@0"), True),
+        (("1g@1", "2g@0"), False),  # memory slice 1 twice
+        (("1g@2", "1g@1", "2g@0"), False),
+        (("1g@2", "split"), False),
+    ],
+)
+def test_mig_layout_lets_slices_stand_that_go_together(used: tuple[str, ...], allowed: bool) -> None:
+    names = ("1g", "2g")
+    subject = problem(
+        [model("a")],
+        [option("a", name) for name in ("split", *(f"split/{n}" for n in names))],
+        kinds=[kind("split"), *(slice_kind(name) for name in names)],
+        fleet=free_gpu(0, names),
+    )
+    [group] = Reduction(subject).groups
+    devices_there = [device.id.removeprefix("split/0").removeprefix("/") or "split" for device in group.gpus[0]]
+    assert set(used) <= set(devices_there)
+    counts = [{f"a@{d.kind}": 1} if name in used else {} for name, d in zip(devices_there, group.gpus[0], strict=True)]
+    assert _may_stand(subject, Constraints.mig_layout, *counts) is allowed
+
+
+def test_mig_layout_counts_compute_slices() -> None:
+    """Two slices of two compute slices each would fit into the memory of a GPU that has three."""
+    subject = problem(
+        [model("a"), model("b")],
+        [option(name, "split/2g") for name in "ab"],
+        kinds=[slice_kind("2g")],
+        fleet=free_gpu(0, ("2g",), whole=False),
+        current=[running("a", "split/0/2g@2")],  # so that both placements are looked at
+        max_moves=2,
+    )
+    assert [len(group.kinds) for group in Reduction(subject).groups] == [2]
+    one, other = {"a@split/2g": 1}, {"b@split/2g": 1}
+    assert _may_stand(subject, Constraints.mig_layout, one, {})
+    assert not _may_stand(subject, Constraints.mig_layout, one, other)
