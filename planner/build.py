@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from statistics import NormalDist
 
 from planner.domain.ensemble import Ensemble, Member
 from planner.domain.fleet import Fleet, Gpu, GpuType, SliceType
@@ -21,11 +22,13 @@ from planner.domain.problem import (
     Settings,
 )
 from planner.domain.profile import BACKEND_ROW_PREFIX, SERVER_ROW, ProfileRow, Source
-from planner.domain.units import PPM, bound_us, demand_mrps, exact, format_bytes, limit_ppm
+from planner.domain.units import PPM, bound_us, capacity_mrps, demand_mrps, exact, format_bytes, limit_ppm
 from planner.domain.workload import ALL_DAY, EnsembleDemand, ModelDemand, Workload
 from planner.errors import InputError, NotFoundError
 from planner.options import Wishes, model_options
+from planner.scenarios import asked_of_models, with_observed_periods
 
+DEFAULT_SERVICE_LEVEL = 0.99
 _RATELESS = frozenset({Objective.MODELS, Objective.THROUGHPUT})
 
 
@@ -34,6 +37,7 @@ class BuildSettings:
     """The user's choices. `objectives` empty: the default order. `server_base_bytes` replaces a missing row. `mig`:
     GPUs without a layout may be split.
 
+    `service_level`: how often uncertain demand is planned to be served; None: DEFAULT_SERVICE_LEVEL where it matters.
     `current`: the replicas of the plan that runs now; `max_moves` of the new one may differ from it.
     """
 
@@ -44,6 +48,7 @@ class BuildSettings:
     current: tuple[Running, ...] = ()
     max_moves: int | None = None
     mig: bool = False
+    service_level: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,17 @@ def build(
     workload_name: str = "workload",
 ) -> Built:
     """`workload_name` is how errors call the workload: the path of its file."""
+    level = choice.service_level or DEFAULT_SERVICE_LEVEL
+    given, observed = workload, workload.observed
+    if workload.is_uncertain:
+        choice = replace(choice, settings=replace(choice.settings, service_level=level))
+    elif choice.service_level is not None:
+        raise InputError(
+            f"{workload_name}: --service-level needs uncertain demand, and every rate here is certain",
+            hint="give a model rate: {mean_rps: 100, spread_rps: 20}, or the workload observed_rates: FILE.csv",
+        )
+    if observed is not None:
+        workload = with_observed_periods(workload, observed, level)
     usable = [gpu for gpu in fleet.gpus if not gpu.cordoned]
     if not usable:
         raise InputError("fleet: every GPU is cordoned, there is none to plan on")
@@ -71,7 +87,7 @@ def build(
     objectives = _objectives(workload, fleet, choice)
     kinds, devices = _devices(fleet, rows, choice)
     periods = workload.periods
-    models = tuple(_model(demand, workload) for demand in workload.models)
+    models = tuple(_model(demand, workload, level) for demand in workload.models)
     ensembles = tuple(_ensemble(demand, workload) for demand in workload.ensembles)
     options: list[Option] = []
     notes: list[str] = []
@@ -99,6 +115,7 @@ def build(
         current=choice.current,
         max_moves=choice.max_moves,
         ensembles=ensembles,
+        observed=None if observed is None else asked_of_models(given, observed),
     )
     doubts = (*_digest_notes(rows, workload), *_requests_notes(rows, workload))
     return Built(problem, (*notes, *doubts), tuple(without))
@@ -195,8 +212,10 @@ def _objectives(workload: Workload, fleet: Fleet, choice: BuildSettings) -> tupl
     return tuple(dict.fromkeys(objectives))
 
 
-def _model(demand: ModelDemand, workload: Workload) -> Model:
+def _model(demand: ModelDemand, workload: Workload, service_level: float) -> Model:
     rates = demand.rates_rps
+    # The quantile of a normal distribution lies so many spreads above its mean.
+    swing = exact(demand.spread_rps) * exact(round(NormalDist().inv_cdf(service_level), 6))
     by_period = None
     if rates is not None or demand.name in workload.members:
         by_period = [
@@ -206,7 +225,8 @@ def _model(demand: ModelDemand, workload: Workload) -> Model:
     return Model(
         name=demand.name,
         rate_mrps=None if by_period is None else tuple(demand_mrps(rate) for rate in by_period),
-        demand_mrps=None if by_period is None else tuple(demand_mrps(rate, demand.headroom) for rate in by_period),
+        demand_mrps=None if by_period is None else tuple(demand_mrps(r + swing, demand.headroom) for r in by_period),
+        swing_mrps=capacity_mrps(swing * (1 + exact(demand.headroom))),
         percentile=demand.percentile,
         latency_bound_us=None if demand.latency_bound_ms is None else bound_us(demand.latency_bound_ms),
         replicas_min=demand.replicas_min,

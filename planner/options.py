@@ -249,6 +249,7 @@ def _option_at(
             return None
         borne = tolerance(phi, optimistic=settings.optimistic_latency)
         tolerance_ppm, max_others = borne.busy_ppm, borne.max_others
+    busy = _busy_by_period(configuration, model, rate_mrps)
     exclusive = configuration.memory_bytes is None
     delay = "-" if row.queue_delay_us is None else str(row.queue_delay_us)
     name = f"{row.model}@{kind.name}:{row.instances}x{row.max_batch_size}:q{delay}:b{row.request_batch_size}"
@@ -262,13 +263,14 @@ def _option_at(
         backend="" if exclusive else row.backend,
         memory_bytes=_replica_memory(configuration, kind),
         capacity_mrps=rate_mrps,
-        busy_ppm=_busy_by_period(configuration, model, rate_mrps),
+        busy_ppm=busy,
         tolerance_ppm=0 if exclusive else tolerance_ppm,
         max_others=0 if exclusive else max_others,
         curve=curve if model.latency_bound_us is not None else (),
         latency_basis=basis,
         request_batch_size=row.request_batch_size,
         exclusive=exclusive,
+        swing_ppm=_swing_by_period(configuration, model, rate_mrps, busy),
         source=_source(configuration),
     )
 
@@ -301,6 +303,22 @@ def _busy_by_period(configuration: Configuration, model: Model, rate_mrps: int) 
             for demand in model.demand_mrps
         )
     return tuple(-(-at_capacity * demand // model.peak_mrps) for demand in model.demand_mrps)
+
+
+def _swing_by_period(
+    configuration: Configuration, model: Model, rate_mrps: int, busy: Sequence[int]
+) -> tuple[int, ...]:
+    """What a demand above its mean adds to busy time, no more than that; empty where the rate is certain."""
+    if not model.swing_mrps or not model.demand_mrps:
+        return ()
+    if configuration.batches:
+        means = [max(0, demand - model.swing_mrps) for demand in model.demand_mrps]
+        at_mean = [busy_ppm(_busy(configuration, Fraction(rate_mrps * m, 1000 * model.peak_mrps))) for m in means]
+        return tuple(max(0, most - mean) for most, mean in zip(busy, at_mean, strict=True))
+    return tuple(
+        most * min(model.swing_mrps, demand) // demand if demand else 0
+        for most, demand in zip(busy, model.demand_mrps, strict=True)
+    )
 
 
 def _busy(configuration: Configuration, rate_rps: Fraction) -> Fraction:
@@ -349,6 +367,8 @@ def _beats(one: Option, other: Option) -> bool:
         one.memory_bytes <= other.memory_bytes
         and one.capacity_mrps >= other.capacity_mrps
         and all(a <= b for a, b in zip(one.busy_ppm, other.busy_ppm, strict=True))
+        and all(one.swing(p) <= other.swing(p) for p in range(len(one.busy_ppm)))
+        and all(one.busy_ppm[p] - one.swing(p) <= other.busy_ppm[p] - other.swing(p) for p in range(len(one.busy_ppm)))
         and one.tolerance_ppm >= other.tolerance_ppm
         and one.instances <= other.instances
         and (unlimited if one.max_others is None else one.max_others)

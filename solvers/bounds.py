@@ -112,7 +112,7 @@ class AreaBound:
         """The least busy time that the demand takes, spread evenly over so many devices."""
         models = [m for m in self._problem.models if self._has_choice(m)]
         totals = [
-            sum(self._least(m, lambda c, p=p: Fraction(c.option.busy_ppm[p])) for m in models)  # type: ignore[misc]
+            sum(self._least(m, lambda c, p=p: Fraction(c.option.busy_ppm[p] - c.option.swing(p))) for m in models)  # type: ignore[misc]
             for p in range(len(self._problem.periods))
         ]
         return -(-max(totals, default=0) // (SHARE_SCALE * devices)) if devices else 0
@@ -148,7 +148,7 @@ class AreaBound:
         return (
             _share(option.memory_bytes, self._free_bytes[choice.kind.name]),
             Fraction(0) if limit is None else Fraction(own_instances, limit),
-            *(_share(busy, _busy_limit(choice, p)) for p, busy in enumerate(option.busy_ppm)),
+            *(_share(busy - option.swing(p), _busy_limit(choice, p)) for p, busy in enumerate(option.busy_ppm)),
         )
 
     def _free_bytes_of(self, kind: DeviceKind) -> int:
@@ -239,6 +239,8 @@ def unbounded(problem: Problem, layout: Layout) -> tuple[ObjectiveValue, ...]:
 
 def applies(problem: Problem) -> bool:
     """Whether serving all demand is settled first, and GPUs or cost come next: what columns can search for."""
+    if problem.pools:  # no sum is linear then
+        return False
     if problem.counts_moves:  # then like GPUs differ by what runs there
         return False
     if problem.served_by_triton or any(ensemble.bound_us is not None for ensemble in problem.ensembles):

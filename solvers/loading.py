@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from planner.domain.pooling import pooled_ppm
 from planner.domain.problem import Device, DeviceKind
 from solvers.reduction import Choice
 
@@ -71,8 +72,13 @@ class Loading:
         return self._most is None or self._models.get(choice.option.model, 0) < self._most
 
     def _gpu_utilization(self, choice: Choice) -> bool:
-        limit = self.kind.utilization_ppm
-        return all(have + more <= limit for have, more in zip(self.busy_ppm, choice.option.busy_ppm, strict=True))
+        limit, options = self.kind.utilization_ppm, [c.option for c in (*self.placed, choice)]
+        if not any(option.swing_ppm for option in options):
+            return all(have + more <= limit for have, more in zip(self.busy_ppm, choice.option.busy_ppm, strict=True))
+        return all(
+            pooled_ppm((o.model, o.busy_ppm[period], o.swing(period)) for o in options) <= limit
+            for period in range(len(self.busy_ppm))
+        )
 
     def _latency(self, choice: Choice) -> bool:
         if choice.max_others is not None and self._instances > choice.max_others:

@@ -159,6 +159,8 @@ def tiny_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None
     if ensembles:
         options = [_with_promises(draw, o) for o in options]
     current, max_moves = _tiny_current(draw, options, fleet) if options and draw(st.booleans()) else ((), None)
+    if draw(st.integers(0, 3)) == 0:  # rates are uncertain
+        options = [replace(o, swing_ppm=tuple(draw(st.integers(0, busy)) for busy in o.busy_ppm)) for o in options]
     return problem(
         models,
         options,

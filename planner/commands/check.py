@@ -13,10 +13,12 @@ from planner.commands.output import print_json
 from planner.errors import CheckFailed
 
 if TYPE_CHECKING:
+    from planner.domain.observed import Replay
     from planner.domain.plan import ObjectiveValue, Plan
     from planner.domain.proof import Examination
 
 WIDTH = 80
+BROKEN_SHOWN = 5
 NO_REASON = "the solver gave none"
 
 
@@ -34,25 +36,37 @@ def command(plan: Path, with_bounds: bool, as_json: bool) -> None:
     verified; each is printed with its name.
     """
     from planner.domain.check import check
+    from planner.domain.layout import Layout
     from planner.domain.proof import examine
+    from planner.domain.replay import replay
     from planner.plan_files import read_certificate, read_plan
 
     problem, found = read_plan(plan)
     certificate = read_certificate(plan) if with_bounds else None
     violations = check(problem, found)
+    seen = (
+        None
+        if violations or problem.observed is None
+        else replay(Layout(problem, found.placements()), problem.observed)
+    )
     # What a bound is compared with must be right first.
     examined = examine(problem, found, certificate) if with_bounds and not violations else None
     if examined is not None:
         violations = [*violations, *examined.violations]
     if as_json:
         bounds = {} if examined is None else {"bounds": list(_bounds(found, examined))}
-        print_json({"violations": violations, **bounds})
+        observed = {} if seen is None else {"observed": _observed(seen)}
+        print_json({"violations": violations, **bounds, **observed})
     for violation in violations if not as_json else ():
         click.echo(str(violation))
     if violations:
         raise CheckFailed(f"{plan}: {len(violations)} violation{'s' if len(violations) > 1 else ''}")
     if not as_json:
         _print_success(plan, found, examined)
+        for line in () if seen is None else _replayed(seen, problem.settings.service_level):
+            click.echo(line)
+    if seen is not None and seen.share < (problem.settings.service_level or 0):
+        raise CheckFailed(f"{plan}: every rule held in {seen.share:.2%} of the observed time only")
 
 
 def _print_success(path: Path, plan: Plan, examined: Examination | None) -> None:
@@ -63,6 +77,19 @@ def _print_success(path: Path, plan: Plan, examined: Examination | None) -> None
     click.echo("every figure of plan.json follows from its placements.")
     for line in () if examined is None else _proved(plan, examined):
         click.echo(line)
+
+
+def _observed(seen: Replay) -> dict[str, object]:
+    broken = [{"rule": rule, "subject": subject, "seconds": s} for (rule, subject), s in seen.broken_s.items()]
+    return {"total_s": seen.total_s, "held_s": seen.held_s, "share": seen.share, "broken": broken}
+
+
+def _replayed(seen: Replay, level: float | None) -> Iterator[str]:
+    planned = "" if level is None else f"; planned for {level:.5g}"
+    yield f"Replayed: every rule held in {seen.share:.2%} of {seen.total_s / 3600:,.4g} observed hours{planned}."
+    worst = sorted(seen.broken_s.items(), key=lambda entry: -entry[1])
+    for (rule, subject), seconds in worst[:BROKEN_SHOWN]:
+        yield f"  not {rule} of {subject}: {seconds / seen.total_s:.2%}"
 
 
 def _bounds(plan: Plan, examined: Examination) -> Iterator[dict[str, object]]:

@@ -29,6 +29,7 @@ def figures(plan: Plan, problem: Problem, *, time_limit_s: float, gap: float) ->
     yield (
         f"headroom {_headroom(problem)}, utilization {settings.utilization:g}, reserve {settings.reserve:g}, "
         f"MIG margin {settings.mig_margin:g}"
+        + ("" if settings.service_level is None else f", service level {settings.service_level:.5g}")
     )
     yield f"{plan.solver}: {plan.runtime_s:.1f} s of {time_limit_s:g} s, gap {gap:g}, seed {plan.seed}"
 
@@ -138,7 +139,7 @@ def _headroom(problem: Problem) -> str:
     for model in problem.models:
         asked = max(model.rate_mrps or (0,))
         if asked:
-            found.add(round(model.peak_mrps / asked - 1, 3))
+            found.add(round((model.peak_mrps - model.swing_mrps) / asked - 1, 3))
     if len(found) > 1:
         return f"{min(found):g} to {max(found):g}"
     return f"{min(found, default=problem.settings.headroom):g}"

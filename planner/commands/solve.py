@@ -31,6 +31,8 @@ GPUS_SHOWN = 20
 @click.option("--store", default="sqlite:///profiles.db", show_default=True, help="Profile store.")
 @click.option("--current", type=click.Path(path_type=Path), metavar="PLAN",
               help="The plan that runs now: what stays as it is counts as no move.")  # fmt: skip
+@click.option("--service-level", type=click.FloatRange(0.5, 1, max_open=True),
+              help="How often uncertain demand is to be served.  [default: 0.99 where it is uncertain]")  # fmt: skip
 @click.option("--max-moves", type=click.IntRange(min=0), help="At most so many replicas may differ from --current.")
 @click.option("--minimize", help="Objectives in order: unserved, gpus, cost, power, moves, balance, models, "
               "throughput.")  # fmt: skip
@@ -100,6 +102,7 @@ def _request(options: dict[str, Any]) -> SolveRequest:
         objectives=_objectives(options["minimize"]),
         allow_unserved=options["allow_unserved"],
         max_moves=options["max_moves"],
+        service_level=options["service_level"],
         server_base_bytes=None if base is None else parse_bytes(base, where="--server-base"),
         mig=options["mig"],
     )

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from planner.domain.latency import Curve, dilated_us, stretch
 from planner.domain.plan import Placement
+from planner.domain.pooling import pooled_ppm
 from planner.domain.problem import Device, DeviceKind, Option, Problem
 from planner.domain.units import PPM
 
@@ -40,7 +41,8 @@ class LoadedDevice:
         return self.kind.server_base_bytes + overheads + sum(p.option.memory_bytes for p in self.replicas)
 
     def busy_ppm(self, period: int) -> int:
-        return sum(p.option.busy_ppm[period] for p in self.replicas)
+        """Of all replicas together; where rates are uncertain, at the planned quantile of the total."""
+        return pooled_ppm((p.option.model, p.option.busy_ppm[period], p.option.swing(period)) for p in self.replicas)
 
     @property
     def peak_busy_ppm(self) -> int:

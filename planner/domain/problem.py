@@ -18,6 +18,7 @@ from planner.domain.codec import from_json, later, to_json
 from planner.domain.ensemble import Ensemble, Promise, Serve
 from planner.domain.latency import CurvePoint
 from planner.domain.mig import MigSlice, Part
+from planner.domain.observed import Observed
 from planner.domain.units import PPM
 from planner.errors import InputError
 
@@ -46,7 +47,10 @@ class LatencyBasis(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """`demand_mrps` is the rate with headroom, one number per period, None where no rate is asked for."""
+    """`demand_mrps` is the rate with headroom, one number per period, None where no rate is asked for.
+
+    Where the rate is uncertain, `rate_mrps` is its mean, the demand its quantile, `swing_mrps` what that lies above it.
+    """
 
     name: str
     rate_mrps: tuple[int, ...] | None
@@ -57,6 +61,7 @@ class Model:
     replicas_max: int | None = None
     allowed_gpu: tuple[str, ...] = ()
     priority: int = 1
+    swing_mrps: int = later(0)
 
     @property
     def peak_mrps(self) -> int:
@@ -118,7 +123,8 @@ class Option:
 
     `busy_ppm` has one entry per period. `max_others` None: any number. `curve` holds the stable points
     measured alone from which latency is predicted. `exclusive`: its memory is not known, so it takes the
-    whole device. `promises`: what ensembles may count on, in ascending order of percentiles.
+    whole device. `swing_ppm`: by period the part of busy that a spread of the rate adds; it pools with that of
+    other models. `promises`: what ensembles may count on, in ascending order of percentiles.
     """
 
     id: str
@@ -140,6 +146,11 @@ class Option:
     exclusive: bool = False
     source: str = "measured"
     promises: tuple[Promise, ...] = later(())
+    swing_ppm: tuple[int, ...] = later(())
+
+    def swing(self, period: int) -> int:
+        """Of its busy time, what lies above that at the mean rate; 0 where the rate is certain."""
+        return self.swing_ppm[period] if self.swing_ppm else 0
 
     def promised_us(self, percentile: int) -> int | None:
         """How long a call may take at this percentile, or the next higher one that is promised."""
@@ -154,6 +165,10 @@ class Option:
             raise InputError(
                 f"option {self.id!r}: memory >= 0, capacity > 0, instances >= 1 and tolerance in [0, {PPM}] are needed"
             )
+        if self.swing_ppm and len(self.swing_ppm) != len(self.busy_ppm):
+            raise InputError(f"option {self.id!r}: swing_ppm needs one number per period, got {self.swing_ppm}")
+        if any(not 0 <= swing <= busy for swing, busy in zip(self.swing_ppm, self.busy_ppm, strict=False)):
+            raise InputError(f"option {self.id!r}: swing must lie in [0, busy], got {self.swing_ppm}")
         if any(not 0 <= busy <= PPM for busy in self.busy_ppm):
             raise InputError(f"option {self.id!r}: busy must lie in [0, {PPM}], got {self.busy_ppm}")
 
@@ -184,6 +199,7 @@ class Settings:
     mig_margin: float = 0.05
     optimistic_latency: bool = False
     require_open_loop: bool = False
+    service_level: float | None = later(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +217,7 @@ class Problem:
     current: tuple[Running, ...] = later(())
     max_moves: int | None = later(None)
     ensembles: tuple[Ensemble, ...] = later(())
+    observed: Observed | None = later(None)  # noqa: RUF009 - None, and no record of its own
 
     def __post_init__(self) -> None:
         _unique("model", [m.name for m in self.models])
@@ -224,6 +241,9 @@ class Problem:
                     raise InputError(f"model {model.name!r}: {name} needs one number >= 0 per period, got {value}")
 
         self._check_ensembles()
+        for name in () if self.observed is None else self.observed.models:
+            if name not in self.model_by_name:
+                raise InputError(f"observed: unknown model {name!r}")
 
     def _check_ensembles(self) -> None:
         _unique("ensemble", [e.name for e in self.ensembles])
@@ -265,6 +285,11 @@ class Problem:
     @cached_property
     def option_by_id(self) -> dict[str, Option]:
         return {o.id: o for o in self.options}
+
+    @cached_property
+    def pools(self) -> bool:
+        """Whether rates are uncertain, so that busy times on a device add up to less than their sum."""
+        return any(option.swing_ppm for option in self.options)
 
     @cached_property
     def served_by_triton(self) -> dict[str, Ensemble]:

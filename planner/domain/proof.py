@@ -110,6 +110,8 @@ class Prover:
             raise Refused("this objective is never certified")
         if proof.objective not in self._layout.problem.objectives:
             raise Refused("is no objective of this problem")
+        if self._layout.problem.pools or self._layout.problem.served_by_triton:
+            raise Refused("bounds where rates are uncertain, or Triton serves an ensemble, are never certified")
         refuse_gaps(proof.leaves)
         rows = Rows(self._layout, proof.objective)
         bounds, nodes = [], [0]

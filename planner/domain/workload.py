@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from planner.domain.ensemble import Serve
+from planner.domain.observed import ObservedRates
 from planner.domain.units import exact
 from planner.errors import InputError
 
@@ -19,7 +20,8 @@ class ModelDemand:
     """One model's demand. `rates_rps` None: no rate is asked for (objectives models and throughput).
 
     `rates_rps` maps a period of the day to requests per second; a rate that never changes has the one
-    period "all". `latency_bound_ms` None: no latency objective.
+    period "all". `spread_rps`: the standard deviation of a rate whose mean that is. `latency_bound_ms` None: no latency
+    objective.
     """
 
     name: str
@@ -31,6 +33,7 @@ class ModelDemand:
     replicas_max: int | None = None
     allowed_gpu: tuple[str, ...] = ()
     priority: int = 1
+    spread_rps: float = 0.0
 
     def __post_init__(self) -> None:
         subject = f"model {self.name!r}"
@@ -38,6 +41,8 @@ class ModelDemand:
             if not 0 <= rate < float("inf"):
                 where = "rate_rps" if period == ALL_DAY else f"rates_rps.{period}"
                 raise InputError(f"{subject}: {where} must be a number >= 0, got {rate}")
+        if not 0 <= self.spread_rps < float("inf"):
+            raise InputError(f"{subject}: spread_rps must be a number >= 0, got {self.spread_rps}")
         if self.headroom < 0:
             raise InputError(f"{subject}: headroom must be >= 0, got {self.headroom}")
         if self.percentile not in PERCENTILES:
@@ -106,6 +111,11 @@ class EnsembleDemand:
 class Workload:
     models: tuple[ModelDemand, ...]
     ensembles: tuple[EnsembleDemand, ...] = ()
+    observed: ObservedRates | None = None
+
+    @property
+    def is_uncertain(self) -> bool:
+        return self.observed is not None or any(model.spread_rps for model in self.models)
 
     def __post_init__(self) -> None:
         names = [model.name for model in self.models]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from planner.domain.ensemble import Serve
+from planner.domain.observed import ObservedRates
 from planner.domain.workload import ALL_DAY, PERCENTILES, EnsembleDemand, ModelDemand, Workload
 from planner.inputs.catalogue import canonical_name
 from planner.inputs.ensembles import EnsembleShape, ensemble
+from planner.inputs.observed_rates import read_observed_rates
 from planner.inputs.record import Count, NotNegative, Positive, Record, Steps, Text
 from planner.inputs.yaml_file import YamlFile, read_record
 
@@ -25,6 +28,13 @@ class LatencyEntry(Record):
 class ReplicasEntry(Record):
     min: Annotated[int, Field(ge=0)] = 1
     max: Count | None = None
+
+
+class RateEntry(Record):
+    """An uncertain rate: its mean and its standard deviation."""
+
+    mean_rps: NotNegative
+    spread_rps: NotNegative
 
 
 class ServedEntry(Record):
@@ -47,6 +57,7 @@ class EnsembleEntry(ServedEntry, EnsembleShape):
 class ModelEntry(ServedEntry):
     later: ClassVar[frozenset[str]] = frozenset({"spread", "host"})
 
+    rate: RateEntry | None = None
     replicas: ReplicasEntry = ReplicasEntry()
     allowed_gpu: Annotated[list[Text], Field(min_length=1)] | None = None
     priority: Count = 1
@@ -64,6 +75,7 @@ class WorkloadFile(Record):
     defaults: DefaultsEntry = DefaultsEntry()
     models: Annotated[list[ModelEntry], Field(min_length=1)]
     ensembles: list[EnsembleEntry] = Field(default_factory=list)
+    observed_rates: Text | None = None
 
 
 def read_workload(path: Path) -> Workload:
@@ -74,17 +86,22 @@ def read_workload(path: Path) -> Workload:
             raise file.error(("models", i, "name"), f"model {entry.name!r} is given twice")
         with file.at("models", i):
             models[entry.name] = _demand(entry, record.defaults, file, i)
-    ensembles = tuple(_ensemble(entry, models, file, i) for i, entry in enumerate(record.ensembles))
-    workload = Workload(models=tuple(models.values()), ensembles=ensembles)
+    observed = _observed(record, file, path)
+    columns = () if observed is None else observed.names
+    ensembles = tuple(_ensemble(entry, models, columns, file, i) for i, entry in enumerate(record.ensembles))
+    workload = Workload(models=tuple(models.values()), ensembles=ensembles, observed=observed)
     _require_every_period(workload, file)
     return workload
 
 
 def _demand(entry: ModelEntry, defaults: DefaultsEntry, file: YamlFile, i: int) -> ModelDemand:
+    if entry.rate is not None and (entry.rate_rps is not None or entry.rates_rps is not None):
+        raise file.error(("models", i, "rate"), "give one of rate_rps, rates_rps and rate")
     percentile, bound_ms = _latency(entry, file, ("models", i))
     return ModelDemand(
         name=entry.name,
-        rates_rps=_rates(entry, file, ("models", i)),
+        rates_rps=_rates(entry, file, ("models", i)) if entry.rate is None else {ALL_DAY: entry.rate.mean_rps},
+        spread_rps=0.0 if entry.rate is None else entry.rate.spread_rps,
         headroom=defaults.headroom if entry.headroom is None else entry.headroom,
         percentile=percentile,
         latency_bound_ms=bound_ms,
@@ -95,9 +112,26 @@ def _demand(entry: ModelEntry, defaults: DefaultsEntry, file: YamlFile, i: int) 
     )
 
 
-def _ensemble(entry: EnsembleEntry, models: dict[str, ModelDemand], file: YamlFile, i: int) -> EnsembleDemand:
+def _observed(record: WorkloadFile, file: YamlFile, path: Path) -> ObservedRates | None:
+    """The observed rates, beside the workload's file; what has a column there has no rate here."""
+    if record.observed_rates is None:
+        return None
+    entries = [*record.models, *record.ensembles]
+    with file.at("observed_rates"):
+        observed = read_observed_rates(path.parent / record.observed_rates, [entry.name for entry in entries])
+    for kind, row in (("models", record.models), ("ensembles", record.ensembles)):
+        for i, entry in enumerate(row):
+            given = [key for key in ("rate_rps", "rates_rps", "rate") if getattr(entry, key, None) is not None]
+            if given and entry.name in observed.names:
+                raise file.error((kind, i, given[0]), f"{entry.name!r} has a column in {record.observed_rates} too")
+    return observed
+
+
+def _ensemble(
+    entry: EnsembleEntry, models: dict[str, ModelDemand], columns: Sequence[str], file: YamlFile, i: int
+) -> EnsembleDemand:
     at: Steps = ("ensembles", i)
-    rates = _rates(entry, file, at)
+    rates = {ALL_DAY: 0.0} if entry.name in columns else _rates(entry, file, at)
     if rates is None:
         raise file.error((*at, "rate_rps"), "is missing")
     if entry.name in models:

@@ -139,7 +139,7 @@ def _workload(request: SolveRequest, rows: Sequence[ProfileRow]) -> Workload:
         )
     if request.headroom is None:
         return workload
-    return Workload(models=tuple(replace(m, headroom=request.headroom) for m in workload.models))
+    return replace(workload, models=tuple(replace(m, headroom=request.headroom) for m in workload.models))
 
 
 def _checked_plan(problem: Problem, result: SolveResult, placements: tuple[Placement, ...], seed: int) -> Plan:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from ortools.sat.python import cp_model
 
 from planner.domain.ensemble import Ensemble, Serve
+from planner.domain.units import PPM
 from solvers.cpsat.scaling import Term, at_least, at_most
 from solvers.cpsat.variables import Slot, Variables
 from solvers.reduction import Choice
@@ -47,6 +48,10 @@ class Constraints:
         for slot in self._variables.slots:
             limit = slot.kind.utilization_ppm
             for period in range(len(self._problem.periods)):
+                if self._problem.pools:
+                    busy = self._variables.busy(slot, period)
+                    at_most(self._model, [*busy, (PPM - limit, slot.shared)], PPM)
+                    continue
                 busy = [(min(c.option.busy_ppm[period], limit), count) for c, count in slot.counts.items()]
                 at_most(self._model, [*busy, (-limit, slot.used)], 0)
             for choice in slot.counts:

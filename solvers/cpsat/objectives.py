@@ -93,7 +93,7 @@ class Objectives:
     def _balance_of(self, slot: Slot, period: int, largest: cp_model.IntVar) -> None:
         """Alone on its device a replica is held against what it may use there, beside others against the threshold."""
         limit, alone = slot.kind.utilization_ppm, slot.kind.alone_ppm
-        scaled = [(PPM * choice.option.busy_ppm[period], count) for choice, count in slot.counts.items()]
+        scaled = [(PPM * share, variable) for share, variable in self._variables.busy(slot, period)]
         at_most(self._model, [*scaled, (-alone, largest)], 0)
         if limit < alone:
             slack = PPM * (alone - limit)

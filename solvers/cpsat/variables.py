@@ -10,6 +10,7 @@ from ortools.sat.python import cp_model
 
 from planner.domain.plan import Placement
 from planner.domain.problem import Device, DeviceKind, Option
+from planner.domain.units import PPM
 from solvers.reduction import Choice, GpuGroup, Reduction
 
 
@@ -48,6 +49,7 @@ class Variables:
     def __init__(self, model: cp_model.CpModel, reduction: Reduction, sizes: Sequence[int]) -> None:
         self._model = model
         self.reduction = reduction
+        self._busy: dict[tuple[str, int], list[tuple[int, cp_model.IntVar]]] = {}
         self.places: list[list[GpuPlace]] = [
             [self._place(gpu, free_layout=group.free_layout) for gpu in group.gpus[:size]]
             for group, size in zip(reduction.groups, sizes, strict=True)
@@ -89,6 +91,38 @@ class Variables:
                 self._model.add_hint(slot.present[choice], int(counts[choice.option.id] > 0))
         for name, paid in slot.backends.items():
             self._model.add_hint(paid, int(name in backends))
+
+    def busy(self, slot: Slot, period: int) -> list[tuple[int, cp_model.IntVar]]:
+        """What a device is busy, as terms; where rates are uncertain with a variable for the root of the squares."""
+        key = slot.device.id, period
+        if key not in self._busy:
+            terms = [(c.option.busy_ppm[period] - c.option.swing(period), n) for c, n in slot.counts.items()]
+            swings: dict[str, list[tuple[int, cp_model.IntVar]]] = {}
+            for choice, count in slot.counts.items():
+                if choice.option.swing(period):
+                    swings.setdefault(choice.option.model, []).append((choice.option.swing(period), count))
+            if swings:
+                terms.append((1, self._root(slot, list(swings.values()))))
+            self._busy[key] = terms
+        return self._busy[key]
+
+    def _root(self, slot: Slot, swings: Sequence[Sequence[tuple[int, cp_model.IntVar]]]) -> cp_model.IntVar:
+        """At least the root of the sum of squares, one per model. One whole device is enough for any that may stand."""
+        squares: list[tuple[int, cp_model.IntVar]] = []
+        for row in swings:
+            if self.reduction.problem.max_per_device == 1:
+                squares += [(swing * swing, count) for swing, count in row]
+                continue
+            total = self._model.new_int_var(0, PPM, "")
+            self._model.add(total == cp_model.LinearExpr.weighted_sum([n for _, n in row], [s for s, _ in row]))
+            square = self._model.new_int_var(0, PPM * PPM, "")
+            self._model.add_multiplication_equality(square, [total, total])
+            squares.append((1, square))
+        root = self._model.new_int_var(0, PPM, f"swing of {slot.device.id}")
+        square = self._model.new_int_var(0, PPM * PPM, "")
+        self._model.add_multiplication_equality(square, [root, root])
+        self._model.add(square >= cp_model.LinearExpr.weighted_sum([n for _, n in squares], [s for s, _ in squares]))
+        return root
 
     def moves(self) -> cp_model.LinearExpr:
         """Replicas that are not kept from the current plan; as few as they can be where they are held down."""

@@ -350,3 +350,13 @@ def _ensemble(**changes: object) -> Problem:
         for name in "ab" for n in (0, 1)
     ]  # fmt: skip
     return problem([model("a"), model("b")], options, fleet=devices(count=2), ensembles=[ensemble])
+
+
+@pytest.mark.parametrize("solver", registry.FACTORIES)
+@pytest.mark.parametrize(("swing", "gpus"), [(200_000, 1), (0, 2)])
+def test_uncertain_rates_of_different_models_need_less_than_their_sum(solver: str, swing: int, gpus: int) -> None:
+    """Busy 0.45 each beside a threshold of 0.8: where 0.2 of it is swing, both take 0.783."""
+    options = [option(name, busy_ppm=(450_000,), swing_ppm=(swing,) if swing else ()) for name in "ab"]
+    subject = problem([model("a"), model("b")], options, fleet=devices(count=2))
+    result = registry.solve(subject, QUICK, Progress(), name=solver)
+    assert len({placement.device for placement in result.placements or ()}) == gpus

@@ -172,3 +172,17 @@ def test_explain_says_what_would_change_the_plan(tmp_path: Path, capsys: pytest.
     assert (found["what_if"], found["gpus"][0]) == ([], "latency binds on 1 of 2 GPUs in use")
     assert run(["explain", str(tmp_path / "plan"), "--why", "rnaker"]) == 2
     assert "did you mean ranker?" in capsys.readouterr().err
+
+
+def test_uncertain_rates_share_a_gpu_because_they_seldom_peak_together(tmp_path: Path) -> None:
+    problem, plan = solved("uncertain", tmp_path, "--gpus", "4xL4", "--service-level", "0.99")
+    assert (plan.status, plan.summary.gpus_used, problem.settings.service_level) == (Status.OPTIMAL, 1, 0.99)
+    assert sum(r.periods[0].busy for r in plan.replicas) > 0.8 > plan.gpus[0].devices[0].busy
+
+
+def test_observed_rates_are_planned_for_and_played_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {}
+    for level in ("0.99", "0.999"):
+        _, plan = solved("observed", tmp_path / level, "--gpus", "3xL4", "--service-level", level)
+        found[level] = plan.summary.gpus_used, "Replayed: every rule held in 99.40%" in capsys.readouterr().out
+    assert found == {"0.99": (1, True), "0.999": (2, False)}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from ortools.sat.python import cp_model
 
+from planner.domain.ensemble import Ensemble, Member, Promise, Serve
 from planner.domain.problem import Device, Problem
 from planner.domain.units import PPM
 from solvers.bounds import places_needed
@@ -206,3 +207,34 @@ def test_mig_layout_counts_compute_slices() -> None:
     one, other = {"a@split/2g": 1}, {"b@split/2g": 1}
     assert _may_stand(subject, Constraints.mig_layout, one, {})
     assert not _may_stand(subject, Constraints.mig_layout, one, other)
+
+
+@pytest.mark.parametrize("most", [1, None])
+@pytest.mark.parametrize(("threshold", "allowed"), [(782_843, True), (782_842, False)])
+def test_gpu_utilization_pools_what_is_uncertain(threshold: int, allowed: bool, most: int | None) -> None:
+    options = [option(name, busy_ppm=(450_000,), swing_ppm=(200_000,)) for name in "ab"]
+    kinds = [kind(utilization_ppm=threshold)]
+    subject = problem([model("a"), model("b")], options, kinds=kinds, max_per_device=most)
+    assert _may_stand(subject, Constraints.gpu_utilization, BOTH) is allowed
+
+
+@pytest.mark.parametrize(("bound_us", "allowed"), [(1000, True), (999, False)])
+def test_ensemble_latency_adds_up_the_calls_of_each_path(bound_us: int, allowed: bool) -> None:
+    """a twice in sequence, then b or c: 2 x 0.3 + 0.4 ms, where c is the quicker one."""
+    subject = _ensemble(bound_us=bound_us, edges=(("a", "b"), ("a", "c")))
+    assert _may_stand(subject, Constraints.ensemble_latency, {f"{name}@big": 1 for name in "abc"}) is allowed
+
+
+@pytest.mark.parametrize(("members", "allowed"), [("abc", True), ("ab", False), ("", False)])
+def test_ensemble_servers_carry_all_members_and_enough(members: str, allowed: bool) -> None:
+    subject = _ensemble(bound_us=None, serve=Serve.TRITON)
+    assert _may_stand(subject, Constraints.ensemble_servers, {f"{name}@big": 1 for name in members}) is allowed
+
+
+def _ensemble(**changes: object) -> Problem:
+    values = {"serve": Serve.CLIENT, "edges": ()} | changes
+    members = (Member(model="a", calls=2, depth=2), Member(model="b"), Member(model="c"))
+    ensemble = Ensemble(name="e", demand_mrps=(500,), percentile=95, call_percentile=99, members=members, **values)  # type: ignore[arg-type]
+    latencies = {"a": 300, "b": 400, "c": 100}
+    options = [option(n, promises=(Promise(percentile=99, latency_us=us),)) for n, us in latencies.items()]
+    return problem([model(name) for name in "abc"], options, ensembles=[ensemble])
