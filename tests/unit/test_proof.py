@@ -9,10 +9,12 @@ import pytest
 
 from planner.domain.certificate import Certificate, Decision, Leaf, Proof, RowDual, RowKind
 from planner.domain.check import check
+from planner.domain.ensemble import Ensemble, Member, Serve
+from planner.domain.layout import Layout
 from planner.domain.plan import Placement, Plan
 from planner.domain.problem import Device, Objective, Problem
-from planner.domain.proof import examine, verify
-from planner.domain.rows import Rows
+from planner.domain.proof import Prover, examine, verify
+from planner.domain.rows import Refused, Rows
 from planner.domain.units import PPM
 from tests.certificates import (
     at_least,
@@ -344,3 +346,17 @@ def test_replicas_of_no_use_do_not_count() -> None:
     rows = rows_for(subject, placed, GPUS)
     made = proof(rows, leaf(rows, 3000, [dual(DEMAND, "m", 1)]))
     assert _refusals(subject, plan_of(subject, placed, made), made) == ""
+
+
+@pytest.mark.parametrize("pools", [True, False])
+def test_what_the_rows_do_not_know_is_never_certified(pools: bool) -> None:
+    """Pooled busy time is no sum, and members that stand together may have more replicas than are of use."""
+    members = tuple(Member(model=m.name) for m in PAIRS.models[:2])
+    ensemble = Ensemble(
+        name="e", demand_mrps=(0,) * len(PAIRS.periods), percentile=99, bound_us=None, call_percentile=99,
+        serve=Serve.TRITON, members=members,
+    )  # fmt: skip
+    swings = tuple(replace(o, swing_ppm=(0,) * len(o.busy_ppm)) for o in PAIRS.options)
+    subject = replace(PAIRS, options=swings) if pools else replace(PAIRS, ensembles=(ensemble,))
+    with pytest.raises(Refused, match="never certified"):
+        Prover(Layout(subject, PLAN.placements())).prove(GOOD.proofs[0])
