@@ -81,6 +81,7 @@ class Reduction:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        self._layouts: dict[tuple[tuple[str, int | None], ...], tuple[tuple[int, ...], ...]] = {}
         for choice in self.choices:
             self.most_on_device(choice)  # refuses what would have no end
 
@@ -145,7 +146,12 @@ class Reduction:
         Of a slice's placements the last ones come first: with these in use, large slices still find room at the start.
         """
         ordered = sorted(devices, key=lambda device: (device.kind, -(device.start or 0)))
-        found = layouts(tuple(map(self.problem.part, ordered)))
+        built = tuple((device.kind, device.start) for device in ordered)
+        if built not in self._layouts:
+            self._layouts[built] = layouts(tuple(map(self.problem.part, ordered)))
+        found = self._layouts[built]
+        if len(found) == 1 and len(found[0]) == len(ordered):
+            return tuple(ordered), found
         needed = sorted({place for places in found for place in places})
         if any(self._running_on(device) for device in ordered):  # then placements are not all alike
             needed = list(range(len(ordered)))

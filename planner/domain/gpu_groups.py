@@ -37,16 +37,27 @@ def gpu_groups(problem: Problem) -> tuple[GpuGroup, ...]:
     for device in problem.devices:
         if not device.cordoned:
             devices_of_gpu.setdefault(device.gpu, []).append(device)
-    alike: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    alike: dict[_Carried, list[str]] = {}
+    known: dict[tuple[tuple[str, int | None], ...], _Carried] = {}
     for gpu, devices in devices_of_gpu.items():
-        parts = tuple(map(problem.part, devices))
-        kinds = tuple(sorted(part.kind for part in parts))
-        carried = sorted(tuple(sorted(parts[place].kind for place in places)) for places in layouts(parts))
-        alike.setdefault((kinds, *carried), []).append(gpu)
+        built = tuple((device.kind, device.start) for device in devices)
+        if built not in known:
+            known[built] = _carried(problem, devices)
+        alike.setdefault(known[built], []).append(gpu)
     groups = tuple(_group(problem, kinds, carried, gpus) for (kinds, *carried), gpus in alike.items())
     if len({group.name for group in groups}) != len(groups):
         raise InputError("two groups of GPUs bear one name: the same kinds in other layouts, or a '+' in a kind's name")
     return groups
+
+
+# The kinds of a GPU's devices, and after them the layouts that it can carry.
+_Carried = tuple[tuple[str, ...], ...]
+
+
+def _carried(problem: Problem, devices: Sequence[Device]) -> _Carried:
+    parts = tuple(map(problem.part, devices))
+    found = sorted(tuple(sorted(parts[place].kind for place in places)) for places in layouts(parts))
+    return (tuple(sorted(part.kind for part in parts)), *found)
 
 
 def _group(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,9 +49,11 @@ def proof_of(
         if dual > 0 and row.kind is not None and not optional:
             duals.append(RowDual(row=row.kind, subject=row.subject, divisor=row.divisor, dual=dual))
             numerator += dual * row.rhs
-    covers = [_cover(task, demand, prices[demand.rows]) for demand in relaxed.rows.demands]
+    groups = gpu_groups(task.instance.problem)
+    stocked = {kind for group in groups for kind in group.kinds}
+    covers = [_cover(task, demand, prices[demand.rows], stocked) for demand in relaxed.rows.demands]
     numerator += sum(cover.value for cover in covers)
-    names = {gpu: alike.name for alike in gpu_groups(task.instance.problem) for gpu in alike.gpus}
+    names = {gpu: alike.name for alike in groups for gpu in alike.gpus}
     for group, price in zip(task.instance.groups, relaxed.duals.stock, strict=True):
         dual = math.ceil(float(price) * whole * (1 + MARGIN))
         # GPUs that differ only in devices of no use are alike here, and told apart in a certificate.
@@ -72,13 +74,15 @@ def proof_of(
     return Proof(objective=objective, bound=bound, leaves=(leaf,), node_limit=NODE_LIMIT)
 
 
-def _cover(task: Task, demand: Demand, prices: Sequence[int]) -> Cover:
-    """The search for the cheapest cover is in floating point: a little is taken off, which costs nothing."""
+def _cover(task: Task, demand: Demand, prices: Sequence[int], stocked: Collection[str]) -> Cover:
+    """`stocked`: kinds that the fleet has devices of.
+
+    The search for the cheapest cover is in floating point: a little is taken off, which costs nothing.
+    """
     _, counts = demand.cheapest(np.array(prices, np.float64))
     value = sum(count * price for count, price in zip(counts, prices, strict=True))
     model = task.instance.problem.models[demand.model]
     priced = dict(zip(demand.capacity_mrps.tolist(), prices, strict=True))
-    stocked = {kind for group in gpu_groups(task.instance.problem) for kind in group.kinds}
     # Options that others beat were left out; a replica that serves no more is worth no more.
     for option in task.instance.problem.options:
         size = min(option.capacity_mrps, model.peak_mrps)
