@@ -17,6 +17,7 @@ class Loading:
         "_instances",
         "_models",
         "_most",
+        "_pools",
         "busy_ppm",
         "device",
         "free_bytes",
@@ -34,6 +35,7 @@ class Loading:
         self._models: dict[str, int] = {}
         self._backends: set[str] = set()
         self._instances = 0
+        self._pools = False
         self._instance_limit: int | None = None
         # Per interference class: what its residents take from everybody, and the least that one of them bears.
         self._classes = [_ClassLoad(periods) for _ in kind.interference_classes]
@@ -49,6 +51,7 @@ class Loading:
         self._backends.add(option.backend)
         self._models[option.model] = self._models.get(option.model, 0) + 1
         self._instances += option.instances
+        self._pools = self._pools or bool(option.swing_ppm)
         if choice.max_others is not None:
             own_limit = choice.max_others + option.instances
             self._instance_limit = min(own_limit, self._instance_limit or own_limit)
@@ -72,9 +75,10 @@ class Loading:
         return self._most is None or self._models.get(choice.option.model, 0) < self._most
 
     def _gpu_utilization(self, choice: Choice) -> bool:
-        limit, options = self.kind.utilization_ppm, [c.option for c in (*self.placed, choice)]
-        if not any(option.swing_ppm for option in options):
+        limit = self.kind.utilization_ppm
+        if not self._pools and not choice.option.swing_ppm:
             return all(have + more <= limit for have, more in zip(self.busy_ppm, choice.option.busy_ppm, strict=True))
+        options = [c.option for c in (*self.placed, choice)]
         return all(
             pooled_ppm((o.model, o.busy_ppm[period], o.swing(period)) for o in options) <= limit
             for period in range(len(self.busy_ppm))

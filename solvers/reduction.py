@@ -276,12 +276,19 @@ def _at_least_as_good(left: Choice, right: Choice) -> bool:
         and left.capacity_mrps >= right.capacity_mrps
         and a.instances <= b.instances
         and all(x <= y for x, y in zip(a.busy_ppm, b.busy_ppm, strict=True))
-        and all(a.swing(p) <= b.swing(p) for p in range(len(a.busy_ppm)))
-        and all(a.busy_ppm[p] - a.swing(p) <= b.busy_ppm[p] - b.swing(p) for p in range(len(a.busy_ppm)))
+        and _swings_no_more(a, b)
         and _promises_as_much(a, b)
         and left.borne_ppm2 >= right.borne_ppm2
         and _borne_others(left) >= _borne_others(right)
     )
+
+
+def _swings_no_more(a: Option, b: Option) -> bool:
+    """Neither its swing is larger, nor its busy time at the mean rate."""
+    if not a.swing_ppm and not b.swing_ppm:
+        return True
+    pairs = [(a.busy_ppm[p], a.swing(p), b.busy_ppm[p], b.swing(p)) for p in range(len(a.busy_ppm))]
+    return all(own <= other and x - own <= y - other for x, own, y, other in pairs)
 
 
 def _promises_as_much(a: Option, b: Option) -> bool:

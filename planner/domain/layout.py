@@ -42,6 +42,8 @@ class LoadedDevice:
 
     def busy_ppm(self, period: int) -> int:
         """Of all replicas together; where rates are uncertain, at the planned quantile of the total."""
+        if not any(p.option.swing_ppm for p in self.replicas):
+            return sum(p.option.busy_ppm[period] for p in self.replicas)
         return pooled_ppm((p.option.model, p.option.busy_ppm[period], p.option.swing(period)) for p in self.replicas)
 
     @property

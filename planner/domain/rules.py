@@ -42,7 +42,7 @@ def latency(layout: Layout) -> Iterator[Violation]:
     for loaded in layout.devices:
         for placed in loaded.replicas:
             yield from _latency_of(layout, loaded, placed)
-            if not loaded.kind.calibrated:
+            if placed.option.promises and not loaded.kind.calibrated:
                 yield from promises_kept(layout, loaded, placed)
 
 
