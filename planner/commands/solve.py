@@ -164,7 +164,7 @@ def _print_periods(plan: Plan, problem: Problem) -> None:
         return
     rows = [
         (load.period, f"{load.rate_rps:,.5g}", load.device or "-", f"{load.busy:.1%}", f"{load.binding:,}")
-        for load in period_loads(plan, problem.periods)
+        for load in period_loads(problem, plan)
     ]
     print_table("Periods", ["period", "req/s", "busiest device", "busy", "binds there"], rows)
 

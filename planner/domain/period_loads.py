@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from planner.domain.layout import Layout
 from planner.domain.plan import Plan
+from planner.domain.problem import Problem
+from planner.domain.units import PPM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,16 +24,12 @@ class PeriodLoad:
     binding: int
 
 
-def period_loads(plan: Plan, periods: Sequence[str]) -> list[PeriodLoad]:
+def period_loads(problem: Problem, plan: Plan) -> list[PeriodLoad]:
     """One entry per period, in the order of the problem."""
-    replicas = {replica.id: replica for replica in plan.replicas}
+    devices = Layout(problem, plan.placements()).devices
     found = []
-    for index, period in enumerate(periods):
-        busy = {
-            device.device: sum(replicas[name].periods[index].busy for name in device.replicas)
-            for gpu in plan.gpus
-            for device in gpu.devices
-        }
+    for index, period in enumerate(problem.periods):
+        busy = {loaded.device.id: loaded.busy_ppm(index) / PPM for loaded in devices}
         busiest = max(busy, key=lambda name: busy[name], default=None)
         found.append(
             PeriodLoad(

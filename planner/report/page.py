@@ -203,10 +203,10 @@ def _objectives(plan: Plan) -> Html:
 
 
 def _periods(problem: Problem, plan: Plan) -> Iterator[Html]:
-    """Not for a file whose replicas and devices do not belong together: `check` says that."""
-    names = {replica.id for replica in plan.replicas if len(replica.periods) == len(problem.periods)}
-    on_devices = {name for gpu in plan.gpus for device in gpu.devices for name in device.replicas}
-    if len(problem.periods) < 2 or names != {replica.id for replica in plan.replicas} or not on_devices <= names:
+    """Not for a file that names what its problem does not have: `check` says that."""
+    placed = plan.placements()
+    known = all(p.option in problem.option_by_id and p.device in problem.device_by_id for p in placed)
+    if len(problem.periods) < 2 or not known or any(len(r.periods) != len(problem.periods) for r in plan.replicas):
         return
     columns = [
         Column("period", number=False),
@@ -217,7 +217,7 @@ def _periods(problem: Problem, plan: Plan) -> Iterator[Html]:
     ]
     rows = [
         (load.period, number(load.rate_rps), load.device or "-", percent(load.busy), f"{load.binding:,}")
-        for load in period_loads(plan, problem.periods)
+        for load in period_loads(problem, plan)
     ]
     text = "One placement keeps every rule in each period; peaks at different hours may share a device."
     yield section("Periods", element("p", text, "small"), table("Periods", columns, [Group("", rows)]))

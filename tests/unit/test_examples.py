@@ -186,3 +186,11 @@ def test_observed_rates_are_planned_for_and_played_again(tmp_path: Path, capsys:
         _, plan = solved("observed", tmp_path / level, "--gpus", "3xL4", "--service-level", level)
         found[level] = plan.summary.gpus_used, "Replayed: every rule held in 99.40%" in capsys.readouterr().out
     assert found == {"0.99": (1, True), "0.999": (2, False)}
+
+
+def test_headroom_from_the_command_keeps_ensembles_and_what_was_observed(tmp_path: Path) -> None:
+    problem, plan = solved("ensemble", tmp_path / "a", "--gpus", "2xL4", "--headroom", "0.1")
+    assert problem.model_by_name["detect"].demand_mrps == (66_000,)
+    assert [ensemble.name for ensemble in plan.ensembles] == ["read"]
+    problem, _ = solved("observed", tmp_path / "b", "--gpus", "3xL4", "--headroom", "0")
+    assert problem.observed is not None
