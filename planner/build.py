@@ -241,17 +241,19 @@ def _ensemble(demand: EnsembleDemand, workload: Workload) -> Ensemble:
     members = {member.name for member in demand.members}
     headroom = max(model.headroom for model in workload.models if model.name in members)
     bound = demand.latency_bound_ms
+    rates = [demand.rates_rps.get(p, demand.rates_rps.get(ALL_DAY, 0.0)) for p in workload.periods]
     return Ensemble(
         name=demand.name,
-        demand_mrps=tuple(
-            demand_mrps(demand.rates_rps.get(p, demand.rates_rps.get(ALL_DAY, 0.0)), headroom) for p in workload.periods
-        ),
+        demand_mrps=tuple(demand_mrps(rate, headroom) for rate in rates),
         percentile=demand.percentile,
         bound_us=None if bound is None else bound_us(bound),
         call_percentile=demand.percentile if bound is None else demand.call_percentile,
         serve=demand.serve,
         members=tuple(Member(model=m.name, calls=m.calls, depth=m.depth) for m in demand.members),
         edges=demand.graph,
+        rate_mrps=tuple(
+            demand_mrps(demand.rates_rps.get(p, demand.rates_rps.get(ALL_DAY, 0.0))) for p in workload.periods
+        ),
     )
 
 

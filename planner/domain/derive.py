@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.domain.ensemble import Ensemble, Serve
-from planner.domain.ensemble_rules import call_latencies, served_by_device
+from planner.domain.ensemble_rules import Through, call_latencies, served_by_device, traffic_of
 from planner.domain.layout import Layout, LoadedDevice, Placed
 from planner.domain.objectives import gap, integer_value, natural
 from planner.domain.plan import (
@@ -142,7 +142,7 @@ def _replicas(layout: Layout) -> tuple[Replica, ...]:
 
 def _replica(layout: Layout, placed: Placed, loaded: LoadedDevice) -> Replica:
     option = placed.option
-    weight = option.capacity_mrps / layout.capacity_mrps(option.model)
+    weight, through_ensemble = traffic_of(layout, placed)
     return Replica(
         id=placed.replica,
         model=option.model,
@@ -157,12 +157,15 @@ def _replica(layout: Layout, placed: Placed, loaded: LoadedDevice) -> Replica:
         latency_basis=option.latency_basis,
         source=option.source,
         periods=tuple(
-            _replica_period(layout, placed, loaded, index, weight) for index in range(len(layout.problem.periods))
+            _replica_period(layout, placed, loaded, index, weight, through_ensemble[index])
+            for index in range(len(layout.problem.periods))
         ),
     )
 
 
-def _replica_period(layout: Layout, placed: Placed, loaded: LoadedDevice, index: int, weight: float) -> ReplicaPeriod:
+def _replica_period(
+    layout: Layout, placed: Placed, loaded: LoadedDevice, index: int, weight: float, through: Through
+) -> ReplicaPeriod:
     model = layout.problem.model_by_name[placed.option.model]
     latency = loaded.latency_us(placed, index) if placed.option.latency_basis is not LatencyBasis.NONE else None
     capacity = layout.capacity_mrps(model.name)
@@ -170,7 +173,7 @@ def _replica_period(layout: Layout, placed: Placed, loaded: LoadedDevice, index:
     rate = capacity if model.rate_mrps is None else min(model.rate_mrps[index], capacity)
     return ReplicaPeriod(
         period=layout.problem.periods[index],
-        rate_rps=weight * rate / 1000,
+        rate_rps=(weight * max(0, rate - through.of_model_mrps) + through.here_mrps) / 1000,
         busy=placed.option.busy_ppm[index] / PPM,
         latency_ms=None if latency is None else latency / 1000,
         percentile=model.percentile,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
+from planner.domain.codec import later
 from planner.domain.latency import CurvePoint
 from planner.errors import InputError
 
@@ -34,9 +35,9 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """`demand_mrps` per period, with headroom. `percentile` of the whole is within `bound_us`; None: no bound.
+    """`demand_mrps` per period, with headroom, `rate_mrps` without.
 
-    It is where every call of a request keeps its part of the bound at `call_percentile`.
+    `percentile` of the whole is within `bound_us`; None: no bound. It is where every call of a request keeps its part of the bound at `call_percentile`.
     """
 
     name: str
@@ -47,6 +48,12 @@ class Ensemble:
     serve: Serve
     members: tuple[Member, ...]
     edges: tuple[tuple[str, str], ...] = ()
+    rate_mrps: tuple[int, ...] = later(())
+
+    @property
+    def expected_mrps(self) -> tuple[int, ...]:
+        """The traffic by period, without headroom where that is known."""
+        return self.rate_mrps or self.demand_mrps
 
     def __post_init__(self) -> None:
         names = self.models

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from planner.domain.ensemble import Ensemble, Serve
 from planner.domain.layout import Layout, LoadedDevice, Placed
@@ -31,6 +32,42 @@ def served_by_device(layout: Layout, ensemble: Ensemble) -> Mapping[str, int]:
         if all(capacity.values()):
             found[loaded.device.id] = min(capacity[member.model] // member.calls for member in ensemble.members)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Through:
+    """Of a period's traffic, what the ensemble that Triton serves brings: to a replica, and to all of its model."""
+
+    here_mrps: float = 0.0
+    of_model_mrps: float = 0.0
+
+
+def traffic_of(layout: Layout, placed: Placed) -> tuple[float, Sequence[Through]]:
+    """A replica's weight, and by period what comes through its ensemble.
+
+    Weights are shares of capacity. Where Triton serves an ensemble, each server calls its own members, so weights are
+    shares of the capacity that this leaves for the model's other traffic.
+    """
+    model, ensemble = placed.option.model, layout.problem.served_by_triton.get(placed.option.model)
+    replicas = layout.by_model[model]
+    none = [Through()] * len(layout.problem.periods)
+    served = {} if ensemble is None else served_by_device(layout, ensemble)
+    if ensemble is None or not sum(served.values()):
+        return placed.option.capacity_mrps / layout.capacity_mrps(model), none
+    calls = next(member.calls for member in ensemble.members if member.model == model)
+
+    def share(of: Placed) -> float:
+        """Of the ensemble's calls of the model."""
+        there = sum(p.option.capacity_mrps for p in replicas if p.device.id == of.device.id)
+        return served.get(of.device.id, 0) / sum(served.values()) * of.option.capacity_mrps / there
+
+    most = calls * max(ensemble.expected_mrps)
+    left = {p.replica: max(0.0, p.option.capacity_mrps - share(p) * most) for p in replicas}
+    total = sum(left.values())
+    weight = left[placed.replica] / total if total > 0 else placed.option.capacity_mrps / layout.capacity_mrps(model)
+    # More than is served does not come.
+    through = [calls * min(rate, sum(served.values())) for rate in ensemble.expected_mrps]
+    return weight, [Through(share(placed) * rate, rate) for rate in through]
 
 
 def ensemble_latency(layout: Layout) -> Iterator[Violation]:

@@ -254,6 +254,8 @@ class Problem:
             if len(ensemble.demand_mrps) != len(self.periods) or min(ensemble.demand_mrps) < 0:
                 found = ensemble.demand_mrps
                 raise InputError(f"ensemble {ensemble.name!r}: demand_mrps needs a number >= 0 per period, got {found}")
+            if len(ensemble.expected_mrps) != len(self.periods):
+                raise InputError(f"ensemble {ensemble.name!r}: rate_mrps needs one number per period")
         _unique("member of an ensemble that Triton serves", [
             name for e in self.ensembles if e.serve is Serve.TRITON for name in e.models
         ])  # fmt: skip

@@ -194,3 +194,22 @@ def test_servers_are_weighed_by_what_they_serve() -> None:
     plan = derive_plan(subject, placements, origin)
     assert check(subject, plan) == []
     assert [(s.device, s.weight) for s in plan.ensembles[0].servers] == [("big/0", 0.5), ("big/1", 0.5)]
+
+
+def test_what_a_model_serves_beside_its_ensemble_goes_where_room_is_left() -> None:
+    """b takes 10 of the ensemble on each server; a has room for 10 more on the second one alone."""
+    ensemble = Ensemble(
+        name="e", demand_mrps=(20_000,), percentile=99, bound_us=None, call_percentile=99, serve=Serve.TRITON,
+        members=(Member(model="a"), Member(model="b")),
+    )  # fmt: skip
+    options = [option("a", id="a10", capacity_mrps=10_000), option("a", id="a20", capacity_mrps=20_000),
+               option("b", capacity_mrps=10_000)]  # fmt: skip
+    subject = problem([model("a", 30_000), model("b", 20_000)], options, fleet=devices(count=2), ensembles=[ensemble])
+    on = [("a10", 0), ("b@big", 0), ("a20", 1), ("b@big", 1)]
+    placements = [Placement(replica=f"{o}-{d}", option=o, device=f"big/{d}") for o, d in on]
+    origin = Origin(status=Status.FEASIBLE, solver="test", seed=0, runtime_s=0.0, bounds=[(None, "none")])
+    plan = derive_plan(subject, placements, origin)
+    assert check(subject, plan) == []
+    assert {r.id: (r.weight, r.periods[0].rate_rps) for r in plan.replicas} == {
+        "a10-0": (0, 10), "a20-1": (1, 20), "b@big-0": (0.5, 10), "b@big-1": (0.5, 10),
+    }  # fmt: skip
