@@ -18,7 +18,7 @@ from planner.domain.plan import Placement, Plan, Status
 from planner.domain.problem import Device, LatencyBasis, Objective, Problem
 from planner.domain.units import PPM, counted
 from planner.domain.violation import Rule
-from planner.explain import Answer, Solve
+from planner.relaxing import Answer, Solve
 
 # So many places, and so many replicas of a model, are looked at: the first of those that are alike.
 PLACES_TRIED = 60

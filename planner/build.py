@@ -22,7 +22,18 @@ from planner.domain.problem import (
     Settings,
 )
 from planner.domain.profile import BACKEND_ROW_PREFIX, SERVER_ROW, ProfileRow, Source
-from planner.domain.units import PPM, bound_us, capacity_mrps, demand_mrps, exact, format_bytes, limit_ppm
+from planner.domain.topology import FleetLimit, Node, Survival
+from planner.domain.units import (
+    PPM,
+    bound_us,
+    capacity_mrps,
+    demand_mrps,
+    exact,
+    format_bytes,
+    limit_ppm,
+    millis,
+    share_ppm,
+)
 from planner.domain.workload import ALL_DAY, EnsembleDemand, ModelDemand, Workload
 from planner.errors import InputError, NotFoundError
 from planner.options import Wishes, model_options
@@ -80,6 +91,7 @@ def build(
         )
     if observed is not None:
         workload = with_observed_periods(workload, observed, level)
+    _require_gpus(workload, fleet, workload_name)
     usable = [gpu for gpu in fleet.gpus if not gpu.cordoned]
     if not usable:
         raise InputError("fleet: every GPU is cordoned, there is none to plan on")
@@ -116,6 +128,14 @@ def build(
         max_moves=choice.max_moves,
         ensembles=ensembles,
         observed=None if observed is None else asked_of_models(given, observed),
+        nodes=_nodes(fleet),
+        conflict=workload.conflict,
+        together=workload.together,
+        pinned=workload.pinned,
+        survives=tuple(
+            Survival(domain=s.domain, share_ppm=share_ppm(s.share), models=s.models) for s in workload.survives
+        ),
+        limits=_limits(fleet),
     )
     doubts = (*_digest_notes(rows, workload), *_requests_notes(rows, workload))
     return Built(problem, (*notes, *doubts), tuple(without))
@@ -173,6 +193,60 @@ def _require_profiles(
                     f"{where}: model {demand.name!r}: allowed_gpu names the unknown type {name!r}",
                     hint=f"the fleet offers {', '.join(types)}",
                 )
+
+
+def _require_gpus(workload: Workload, fleet: Fleet, where: str) -> None:
+    """A pin names a GPU that may be used."""
+    gpus = {gpu.id: gpu for gpu in fleet.gpus}
+    for pin in workload.pinned:
+        if pin.gpu not in gpus:
+            near = get_close_matches(pin.gpu, gpus, n=3)
+            raise NotFoundError(
+                f"{where}: pinned: model {pin.model!r}: the fleet has no gpu {pin.gpu!r}",
+                hint=f"did you mean {' or '.join(near)}?" if near else "a gpu is written node/index, as node1/0",
+            )
+        if gpus[pin.gpu].cordoned:
+            raise InputError(f"{where}: pinned: model {pin.model!r}: gpu {pin.gpu!r} is cordoned and must stay empty")
+
+
+def _nodes(fleet: Fleet) -> tuple[Node, ...]:
+    """Those of which more than the name is known."""
+    nodes = (
+        Node(
+            name=node.name,
+            rack=node.rack,
+            zone=node.zone,
+            host_memory_bytes=node.host_memory_bytes,
+            host_cpu_millis=None if node.host_cpu is None else int(exact(node.host_cpu) * 1000),
+        )
+        for node in fleet.nodes
+    )
+    return tuple(node for node in nodes if node != Node(name=node.name))
+
+
+def _limits(fleet: Fleet) -> tuple[FleetLimit, ...]:
+    for limit in fleet.limits:
+        for gpu in fleet.gpus:
+            gpu_type = fleet.types[gpu.type]
+            if limit.power_watts is not None and gpu_type.power_watts is None:
+                raise InputError(
+                    f"fleet: a limit of power needs power_watts of every type on offer; {gpu_type.name} has none",
+                    hint="give power_watts under gpu_types in fleet.yaml",
+                )
+            if limit.usd_per_hour is not None and _price(gpu, gpu_type) is None:
+                raise InputError(
+                    f"fleet: a limit of usd_per_hour needs a price for every type on offer; {gpu_type.name} has none",
+                    hint="give usd_per_hour per node or under gpu_types in fleet.yaml",
+                )
+    return tuple(
+        FleetLimit(
+            scope=limit.scope,
+            name=limit.name,
+            power_milliwatts=None if limit.power_watts is None else int(exact(limit.power_watts) * 1000),
+            cost_microusd_per_hour=None if limit.usd_per_hour is None else int(exact(limit.usd_per_hour) * 1_000_000),
+        )
+        for limit in fleet.limits
+    )
 
 
 def _some(names: Sequence[str]) -> str:
@@ -233,6 +307,9 @@ def _model(demand: ModelDemand, workload: Workload, service_level: float) -> Mod
         replicas_max=demand.replicas_max,
         allowed_gpu=demand.allowed_gpu,
         priority=demand.priority,
+        spread=demand.spread,
+        host_memory_bytes=demand.host_memory_bytes,
+        host_cpu_millis=millis(demand.host_cpu),
     )
 
 

@@ -6,40 +6,25 @@ sentence says what would be enough. The solver is passed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from planner.domain.ensemble import Ensemble
 from planner.domain.ensemble_rules import call_latencies
 from planner.domain.gpu_groups import gpu_groups
 from planner.domain.layout import Layout
 from planner.domain.objectives import integer_value
-from planner.domain.plan import Binding, ObjectiveValue, Placement, Plan, Status
+from planner.domain.plan import Binding, ObjectiveValue, Plan, Status
 from planner.domain.problem import Device, DeviceKind, Model, Objective, Problem
 from planner.domain.rules import Rule
+from planner.domain.topology import Node
 from planner.domain.units import PPM, counted, format_bytes
+from planner.explain_sites import SITE_RELAXATIONS
+from planner.relaxing import NO_HELP, NOT_KNOWN, Solve, least, verdict
 
-# Halvings of an interval: amounts are found to 1/4096 of what was searched.
-BISECTIONS = 12
 MOST_EXTRA_DEVICES = 1000
 EXTRA = "+extra"
-NO_HELP = "not enough to relax alone"
-NOT_KNOWN = "not known in time whether relaxing it alone would be enough"
 MODELS_NAMED = 5
-
-
-class Answer(Protocol):
-    """What a solve gives, as far as explanations need it."""
-
-    @property
-    def status(self) -> Status: ...
-
-    @property
-    def placements(self) -> tuple[Placement, ...] | None: ...
-
-
-Solve = Callable[[Problem], Answer]
 
 
 def explain_infeasible(problem: Problem, solve: Solve) -> list[str]:
@@ -56,6 +41,7 @@ def explain_infeasible(problem: Problem, solve: Solve) -> list[str]:
         _mig_layout,
         _ensemble_latency,
         _moves,
+        *SITE_RELAXATIONS,
     )
     found = [(rule, text) for relax in relaxations for rule, text in relax(any_plan, solve)]
     helpful = [f"{rule}: {text}" for rule, text in found if text not in (NO_HELP, NOT_KNOWN)]
@@ -118,14 +104,13 @@ def _fleet_sentences(problem: Problem, plan: Plan) -> Iterator[str]:
             yield f"{Rule.FLEET}: every {name} is used"
 
 
-def _verdict(answer: Answer, found: str, proven: str = NO_HELP) -> str:
-    if answer.status.has_plan:
-        return found
-    return proven if answer.status is Status.INFEASIBLE else NOT_KNOWN
-
-
 def _fleet(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
-    """More GPUs of one kind, as few as possible: the further ones are the only ones that cost anything."""
+    """More GPUs of one kind, as few as possible: the further ones are the only ones that cost anything.
+
+    Each stands on a node and in a rack and zone of its own. With a budget their prices count, and nothing is said.
+    """
+    if any(limit.cost_microusd_per_hour is not None for limit in problem.limits):
+        return
     for name, template in _templates(problem):
         kinds = {device.kind for device in template}
         count = min(MOST_EXTRA_DEVICES, _replicas_at_most(problem, kinds))
@@ -133,7 +118,7 @@ def _fleet(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
             continue
         relaxed = _with_extra_gpus(problem, kinds, template, count)
         answer = solve(relaxed)
-        text = _verdict(answer, "", f"not even {count} more {name} would be enough")
+        text = verdict(answer, "", f"not even {count} more {name} would be enough")
         if answer.placements is not None:
             more = integer_value(Layout(relaxed, answer.placements), Objective.COST)
             fewest = ", fewer would not" if answer.status is Status.OPTIMAL else ""
@@ -164,7 +149,10 @@ def _replicas_at_most(problem: Problem, kinds: Collection[str]) -> int:
     for model in problem.models:
         capacities = [o.capacity_mrps for o in problem.options if o.model == model.name and o.kind in kinds]
         if capacities:
+            left = [problem.survival_mrps(s, model) for s in problem.survives if model.name in s.models]
             needed += max(1, model.replicas_min, -(-model.peak_mrps // min(capacities)))
+            needed += sum(spread.at_least for spread in model.spread)
+            needed += sum(2 * -(-amount // min(capacities)) for amount in left)
     return needed
 
 
@@ -173,9 +161,10 @@ def _with_extra_gpus(problem: Problem, kinds: Collection[str], template: Sequenc
     extra = [replace(k, name=k.name + EXTRA, cost_microusd_per_hour=1) for k in problem.kinds if k.name in kinds]
     free = [replace(k, cost_microusd_per_hour=0) for k in problem.kinds]
     options = (replace(o, id=o.id + EXTRA, kind=o.kind + EXTRA) for o in problem.options if o.kind in kinds)
+    names = [f"{EXTRA}{i}" for i in range(count)]
     devices = (
-        Device(id=f"{EXTRA}/{i}/{place}", gpu=f"{EXTRA}/{i}", kind=device.kind + EXTRA, start=device.start)
-        for i in range(count)
+        Device(id=f"{name}/0/{place}", gpu=f"{name}/0", kind=device.kind + EXTRA, start=device.start)
+        for name in names
         for place, device in enumerate(template)
     )
     return replace(
@@ -184,6 +173,10 @@ def _with_extra_gpus(problem: Problem, kinds: Collection[str], template: Sequenc
         devices=(*problem.devices, *devices),
         options=(*problem.options, *options),
         objectives=(Objective.COST,),
+        nodes=(
+            *problem.nodes,
+            *(Node(name=f"{EXTRA}{i}", rack=f"{EXTRA}{i}", zone=f"{EXTRA}{i}") for i in range(count)),
+        ),
     )
 
 
@@ -193,7 +186,7 @@ def _mig_layout(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
         return
     kinds = tuple(replace(kind, mig=None) for kind in problem.kinds)
     found = "if all slices of a GPU could be used at once there would be a plan: no legal layout has enough of them"
-    yield Rule.MIG_LAYOUT, _verdict(solve(replace(problem, kinds=kinds)), found)
+    yield Rule.MIG_LAYOUT, verdict(solve(replace(problem, kinds=kinds)), found)
 
 
 def _demand(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
@@ -233,9 +226,9 @@ def _gpu_memory(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
         def with_memory(extra: int, kind: DeviceKind = kind) -> Problem:
             return _with_kind(problem, replace(kind, memory_bytes=kind.memory_bytes + extra))
 
-        amount, answer = _least(solve, with_memory, most)
+        amount, answer = least(solve, with_memory, most)
         found = "" if amount is None else f"each {kind.profile} is short by {format_bytes(_rounded_up(amount))}"
-        yield Rule.GPU_MEMORY, _verdict(answer, found)
+        yield Rule.GPU_MEMORY, verdict(answer, found)
 
 
 def _rounded_up(amount: int) -> int:
@@ -255,9 +248,9 @@ def _gpu_utilization(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str
         )
         return replace(problem, kinds=kinds)
 
-    amount, answer = _least(solve, with_threshold, PPM - lowest)
+    amount, answer = least(solve, with_threshold, PPM - lowest)
     found = "" if amount is None else f"a threshold of {-(-(lowest + amount) // 1000) / 1000:g} would be enough"
-    yield Rule.GPU_UTILIZATION, _verdict(answer, found)
+    yield Rule.GPU_UTILIZATION, verdict(answer, found)
 
 
 def _latency(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
@@ -273,7 +266,7 @@ def _latency(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
     models = tuple(replace(m, latency_bound_us=None) for m in problem.models)
     answer = solve(replace(problem, options=options, models=models))
     found = "without latency bounds there would be a plan: looser ones, or calibration, may give one"
-    yield Rule.LATENCY, _verdict(answer, found)
+    yield Rule.LATENCY, verdict(answer, found)
 
 
 def _one_replica(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
@@ -281,7 +274,7 @@ def _one_replica(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
         return
     answer = solve(replace(problem, max_per_device=None))
     found = "several replicas of a model on one device would be enough"
-    yield Rule.ONE_REPLICA, _verdict(answer, found)
+    yield Rule.ONE_REPLICA, verdict(answer, found)
 
 
 def _replicas(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
@@ -290,7 +283,7 @@ def _replicas(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
     models = tuple(replace(m, replicas_min=min(1, m.replicas_min), replicas_max=None) for m in problem.models)
     answer = solve(replace(problem, models=models))
     found = "without the minimum and maximum numbers of replicas there would be a plan"
-    yield Rule.REPLICAS, _verdict(answer, found)
+    yield Rule.REPLICAS, verdict(answer, found)
 
 
 def _ensemble_latency(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
@@ -308,7 +301,7 @@ def _ensemble_latency(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, st
             total, path = loose.slowest_path(call_latencies(layout, loose))
             found = f"{ensemble.name}: a p{ensemble.percentile} of {total / 1000:.4g} ms over {' -> '.join(path)} "
             found += f"would be enough, not {ensemble.bound_us / 1000:.4g} ms"
-        yield Rule.ENSEMBLE_LATENCY, _verdict(answer, found)
+        yield Rule.ENSEMBLE_LATENCY, verdict(answer, found)
 
 
 def _all_calls(problem: Problem, ensemble: Ensemble) -> int:
@@ -329,25 +322,8 @@ def _moves(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
     if answer.placements is not None:
         fewer = ", fewer would not" if answer.status is Status.OPTIMAL else ""
         found = f"{counted(Layout(relaxed, answer.placements).moves, 'move')} would be enough{fewer}"
-    yield Rule.MOVES, _verdict(answer, found)
+    yield Rule.MOVES, verdict(answer, found)
 
 
 def _with_kind(problem: Problem, changed: DeviceKind) -> Problem:
     return replace(problem, kinds=tuple(changed if k.name == changed.name else k for k in problem.kinds))
-
-
-def _least(solve: Solve, relaxed: Callable[[int], Problem], most: int) -> tuple[int | None, Answer]:
-    """The least amount up to `most` at which a plan was found, to the width of the last bisection."""
-    answer = solve(relaxed(most))
-    if not answer.status.has_plan:
-        return None, answer
-    low, high = 0, most
-    for _ in range(BISECTIONS):
-        if high - low <= 1:
-            break
-        middle = (low + high) // 2
-        status = solve(relaxed(middle)).status
-        if status is Status.NOT_FOUND:
-            break
-        low, high = (low, middle) if status.has_plan else (middle, high)
-    return high, answer

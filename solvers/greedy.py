@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import product
 
+from planner.domain import availability, node_totals
 from planner.domain.ensemble_rules import ensemble_servers
 from planner.domain.layout import Layout
 from planner.domain.plan import Placement, Status
@@ -20,14 +21,18 @@ from planner.domain.rules import moves
 from solvers.base import Progress, SolveOptions, SolveResult
 from solvers.bounds import MAIN, NO_BOUND, area_bounds, lexicographic, unbounded
 from solvers.packing import Measure, Packing, Price, Score, Sizes
-from solvers.reduction import Reduction, name_placements
+from solvers.reduction import Reduction, is_sited, name_placements
+from solvers.sited import SitedPacking
 from solvers.splits import without_latency
 
 # So many questions to devices are worth asking in each phase: a count, not a time, keeps the plan reproducible.
 TRIALS = 300_000
 RETRIES = 10
 # Rules that no device keeps for itself alone.
-BETWEEN_DEVICES = (moves, ensemble_servers)
+BETWEEN_DEVICES = (
+    moves, ensemble_servers, availability.spread, availability.survives, availability.conflict, availability.together,
+    availability.pinned, node_totals.host_memory, node_totals.host_cpu, node_totals.limits,
+)  # fmt: skip
 LARGEST_IN_A_MOMENT = 4_000
 
 MEASURES: tuple[Measure, ...] = (max, sum, lambda shares: shares[0], lambda shares: shares[1])
@@ -99,6 +104,7 @@ class _Search:
         self._problem = reduction.problem
         self._whole = whole
         self._progress = progress
+        self._packing = SitedPacking if is_sited(reduction.problem) else Packing
         self._trials = 0
         self.key = key
         self.best: tuple[Placement, ...] | None = None
@@ -111,7 +117,12 @@ class _Search:
             self.spread(self.best)
 
     def fill(self) -> None:
-        """Fill one device after the other with what goes best with its free memory and busy time."""
+        """Fill one device after the other with what goes best with its free memory and busy time.
+
+        Where a device stands does not matter to it: it is not for rules that look further than one device.
+        """
+        if is_sited(self._problem):
+            return
         limit = self._trials + TRIALS
         for sizes in self._distinct_sizes:
             order = sorted(self._problem.models, key=sizes.of_replica, reverse=True)
@@ -183,7 +194,7 @@ class _Search:
     ) -> None:
         """Place all models in this order; one that does not fit comes first in the next trial."""
         for _ in range(RETRIES):
-            packing = Packing(self._reduction, sizes, devices, spread=spread)
+            packing = self._packing(self._reduction, sizes, devices, spread=spread)
             if stay:
                 packing.stay()
             failed = self._fill(packing, order)
@@ -194,13 +205,13 @@ class _Search:
         if failed is None:
             self._finish(packing)
 
-    def _fill(self, packing: Packing, order: Sequence[Model]) -> Model | None:
+    def _fill(self, packing: Packing | SitedPacking, order: Sequence[Model]) -> Model | None:
         for model in order:
             if not packing.place(model) and not self._problem.allow_unserved:
                 return model
         return None
 
-    def _finish(self, packing: Packing) -> None:
+    def _finish(self, packing: Packing | SitedPacking) -> None:
         """Keep it, and once more with further replicas where they count for throughput."""
         self._keep(packing)
         objectives = self._problem.objectives
@@ -209,7 +220,7 @@ class _Search:
             packing.grow(new_devices=all(_comes_first(objectives, Objective.THROUGHPUT, o) for o in rivals))
             self._keep(packing)
 
-    def _keep(self, packing: Packing) -> None:
+    def _keep(self, packing: Packing | SitedPacking) -> None:
         placements = name_placements(self._whole, packing.pairs())
         layout = Layout(self._whole, placements)
         if any(violation for rule in BETWEEN_DEVICES for violation in rule(layout)):

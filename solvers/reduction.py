@@ -7,7 +7,7 @@ or where another one of the same model and kind is at least as good in every num
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 
@@ -16,6 +16,7 @@ from planner.domain.limits import limits_of
 from planner.domain.mig import layouts
 from planner.domain.plan import Placement
 from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem
+from planner.domain.topology import Domain
 from planner.errors import InputError
 
 
@@ -47,10 +48,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class GpuGroup:
-    """GPUs whose devices are the same, kind by kind. `gpus[i][j]` is a device of kind `kinds[j]`.
+    """GPUs that no rule tells apart: their devices are the same, kind by kind, and so are the domains that count.
 
-    `layouts`: the largest sets of devices, as places in `kinds`, that a GPU can carry at once; one unless the layout
-    of its slices is free.
+    `gpus[i][j]` is a device of kind `kinds[j]`. `layouts`: the largest sets of devices, as places in `kinds`, that a
+    GPU can carry at once; one unless the layout of its slices is free.
     """
 
     kinds: tuple[DeviceKind, ...]
@@ -128,7 +129,7 @@ class Reduction:
         carried: dict[tuple[object, ...], tuple[tuple[int, ...], ...]] = {}
         for all_devices in by_gpu.values():
             devices, places = self._carried(all_devices)
-            key = (*((d.kind, self._running_on(d)) for d in devices), places)
+            key = (*((d.kind, self._running_on(d)) for d in devices), places, self._site(devices[0]))
             alike.setdefault(key, []).append(devices)
             carried[key] = places
         kinds = self.problem.kind_by_name
@@ -165,6 +166,40 @@ class Reduction:
         known = self.problem.running.get(device.id) if self.problem.counts_moves else None
         return frozenset(known.items()) if known else frozenset()
 
+    def _site(self, device: Device) -> tuple[str, ...]:
+        """What the rules tell GPUs apart by, beside their kinds."""
+        pinned = (device.gpu,) if device.gpu in self._pinned_gpus else ()
+        return (*(self.problem.domain_of(device, domain) for domain in self._domains), *pinned)
+
+    @cached_property
+    def _pinned_gpus(self) -> set[str]:
+        return {pin.gpu for pin in self.problem.pinned}
+
+    @cached_property
+    def _domains(self) -> tuple[Domain, ...]:
+        """The domains that some rule looks at, without those that are the same for all GPUs or differ for each."""
+        problem = self.problem
+        asked = {spread.over for model in problem.models for spread in model.spread}
+        asked |= {survival.domain for survival in problem.survives} | {limit.scope for limit in problem.limits}
+        if _host_binds(problem):
+            asked.add(Domain.NODE)
+        return tuple(domain for domain in (Domain.NODE, Domain.RACK, Domain.ZONE) if domain in asked)
+
+    @cached_property
+    def partners(self) -> dict[str, tuple[str, ...]]:
+        """Per model, itself and all that the rule `together` puts beside it, in the order of the problem."""
+        joined = {model.name: {model.name} for model in self.problem.models}
+        for one, other in self.problem.together:
+            union = joined[one] | joined[other]
+            for name in union:
+                joined[name] = union
+        return {name: tuple(m.name for m in self.problem.models if m.name in found) for name, found in joined.items()}
+
+    def survival_mrps(self, model: Model) -> int:
+        """The most that has to be left of a model without any one domain."""
+        asked = [s for s in self.problem.survives if model.name in s.models]
+        return max((self.problem.survival_mrps(survival, model) for survival in asked), default=0)
+
     @cached_property
     def hopeless(self) -> tuple[str, ...]:
         """Models that no device can carry, or not in the replicas that they may have; ensembles that are too slow."""
@@ -196,7 +231,12 @@ class Reduction:
         if self.problem.allow_unserved and not model.peak_mrps:
             return 0
         best = max((c.capacity_mrps for c in self.by_model[model.name]), default=1)
-        return max(model.replicas_min, -(-model.peak_mrps // best))
+        spread = max((spread.at_least for spread in model.spread if spread.at_least > 1), default=0)
+        left = self.survival_mrps(model)
+        surviving = 1 + -(-left // best) if left else 0  # one is lost, the others serve what is left
+        if self.problem.allow_unserved:  # which may leave it out as a whole
+            spread = surviving = 0
+        return max(model.replicas_min, -(-model.peak_mrps // best), spread, surviving)
 
     def useful_replicas(self, model: Model) -> int | None:
         """Some best plan has no more than these: each further one could go, and nothing would get worse.
@@ -205,12 +245,30 @@ class Reduction:
         """
         if Objective.THROUGHPUT in self.problem.objectives:
             return model.replicas_max
-        least = min((c.capacity_mrps for c in self.by_model[model.name]), default=1)
-        useful = max(1, model.replicas_min, -(-model.peak_mrps // least))
         ensemble = self.problem.served_by_triton.get(model.name)
-        if ensemble is not None:  # it stands wherever any of the members is of use
+        useful = sum(self._useful_alone(self.problem.model_by_name[name]) for name in self.partners[model.name])
+        if self.problem.served_by_triton and is_sited(self.problem):  # whatever stays may hold any other one
+            useful = sum(map(self._useful_alone, self.problem.models))
+            useful += sum(map(self._useful_servers, self.problem.ensembles))
+        elif ensemble is not None:  # it stands wherever any of the members is of use
             useful = max(useful, self._useful_servers(ensemble))
         return useful if model.replicas_max is None else min(useful, model.replicas_max)
+
+    def _useful_alone(self, model: Model) -> int:
+        """So many replicas at most have a reason to stay: demand and minimum, pins and spread one each, and survival.
+
+        One stays for survival only where the others outside some domain serve too little: so few they are outside,
+        and inside it as few stay for another domain.
+        """
+        least = min((c.capacity_mrps for c in self.by_model[model.name]), default=1)
+        useful = max(1, model.replicas_min, -(-model.peak_mrps // least))
+        useful += sum(spread.at_least for spread in model.spread if spread.at_least > 1)
+        useful += sum(pin.model == model.name for pin in self.problem.pinned)
+        return useful + 2 * sum(
+            -(-self.problem.survival_mrps(survival, model) // least)
+            for survival in self.problem.survives
+            if model.name in survival.models
+        )
 
     def _useful_servers(self, ensemble: Ensemble) -> int:
         """Each server of an ensemble is there for the ensemble's demand, or for that of one of its members."""
@@ -242,6 +300,24 @@ class Reduction:
                 hint="give it its memory, or its model a maximum of replicas",
             )
         return min(known)
+
+
+def is_sited(problem: Problem) -> bool:
+    """Whether any rule looks further than one device's memory and time: at its place, or at what else stands there."""
+    between = (problem.conflict, problem.together, problem.pinned, problem.survives, problem.limits)
+    return any(between) or any(model.spread for model in problem.models) or _host_binds(problem)
+
+
+def _host_binds(problem: Problem) -> bool:
+    memory = any(node.host_memory_bytes is not None for node in problem.nodes)
+    cpu = any(node.host_cpu_millis is not None for node in problem.nodes)
+    return any((memory and m.host_memory_bytes) or (cpu and m.host_cpu_millis) for m in problem.models)
+
+
+def without_sites(problem: Problem) -> Problem:
+    """The problem without those rules: a relaxation of it."""
+    models = tuple(replace(m, spread=(), host_memory_bytes=0, host_cpu_millis=0) for m in problem.models)
+    return replace(problem, models=models, conflict=(), together=(), pinned=(), survives=(), limits=())
 
 
 def usable(problem: Problem, option: Option) -> Choice | None:

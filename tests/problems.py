@@ -30,10 +30,19 @@ from planner.domain.problem import (
     Running,
 )
 from planner.domain.rules import Rule
+from planner.domain.topology import Domain, FleetLimit, Node, Pin, Spread, Survival
 from planner.domain.units import PPM
 
 GIB = 2**30
-DEVICE_RULES = {Rule.GPU_MEMORY, Rule.GPU_UTILIZATION, Rule.LATENCY, Rule.ONE_REPLICA, Rule.ALLOWED_GPU, Rule.FLEET}
+DEVICE_RULES = {
+    Rule.GPU_MEMORY,
+    Rule.GPU_UTILIZATION,
+    Rule.LATENCY,
+    Rule.ONE_REPLICA,
+    Rule.ALLOWED_GPU,
+    Rule.FLEET,
+    Rule.CONFLICT,
+}
 
 
 def kind(name: str = "big", **changes: object) -> DeviceKind:
@@ -176,6 +185,77 @@ def tiny_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None
     )
 
 
+@st.composite
+def tiny_sited_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None) -> Problem:
+    """The same on two or three nodes, with a random subset of the rules between devices."""
+    plain = draw(tiny_problems(objectives))
+    node_of = {gpu: draw(st.sampled_from(["n1", "n2", "n3"])) for gpu in sorted({d.gpu for d in plain.devices})}
+    gpu_of = {gpu: f"{node}/{gpu.replace('/', '-')}" for gpu, node in node_of.items()}
+    id_of = {d.id: f"{gpu_of[d.gpu]}{d.id.removeprefix(d.gpu)}" for d in plain.devices}
+    fleet = tuple(replace(d, id=id_of[d.id], gpu=gpu_of[d.gpu]) for d in plain.devices)
+    rules = draw(st.sets(st.sampled_from([*_SITED]), min_size=1, max_size=3))
+    names = [m.name for m in plain.models]
+    models = [_tiny_sited_model(draw, m, rules) for m in plain.models]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    some_pairs = st.lists(st.sampled_from(pairs), max_size=2, unique=True).map(tuple) if pairs else st.just(())
+    pins = st.builds(Pin, model=st.sampled_from(names), gpu=st.sampled_from(sorted({d.gpu for d in fleet})))
+    survived = st.builds(
+        Survival,
+        domain=st.sampled_from([Domain.GPU, Domain.NODE, Domain.RACK]),
+        share_ppm=st.sampled_from([300_000, PPM]),
+        models=st.lists(st.sampled_from(names), min_size=1, unique=True).map(tuple),
+    )
+    return replace(
+        plain,
+        models=tuple(models),
+        kinds=tuple(replace(k, power_milliwatts=draw(st.sampled_from([200, 300])),
+                            cost_microusd_per_hour=k.cost_microusd_per_hour or 0) for k in plain.kinds),
+        devices=fleet,
+        current=tuple(replace(r, device=id_of.get(r.device, r.device)) for r in plain.current),
+        nodes=tuple(_tiny_node(draw, name, rack, rules) for name, rack in (("n1", "r1"), ("n2", "r1"), ("n3", "r2"))),
+        conflict=draw(some_pairs) if Rule.CONFLICT in rules else (),
+        together=draw(some_pairs) if Rule.TOGETHER in rules else (),
+        pinned=tuple(draw(st.lists(pins, min_size=1, max_size=2, unique=True))) if Rule.PINNED in rules else (),
+        survives=(draw(survived),) if Rule.SURVIVES in rules else (),
+        limits=(_tiny_limit(draw),) if Rule.FLEET in rules else (),
+    )  # fmt: skip
+
+
+_SITED = (Rule.CONFLICT, Rule.TOGETHER, Rule.PINNED, Rule.SPREAD, Rule.SURVIVES, Rule.HOST_MEMORY, Rule.HOST_CPU,
+          Rule.FLEET)  # fmt: skip
+
+
+def _tiny_sited_model(draw: st.DrawFn, m: Model, rules: set[Rule]) -> Model:
+    over = st.sampled_from([Domain.NODE, Domain.RACK])
+    spread = st.builds(
+        Spread, over=over, at_least=st.integers(1, 2), at_most_each=st.none() | st.integers(1, 2)
+    ) if Rule.SPREAD in rules else None  # fmt: skip
+    return replace(
+        m,
+        spread=() if spread is None else tuple(draw(st.lists(spread, max_size=2))),
+        host_memory_bytes=draw(st.integers(0, 3)),
+        host_cpu_millis=draw(st.integers(0, 3)),
+    )
+
+
+def _tiny_node(draw: st.DrawFn, name: str, rack: str, rules: set[Rule]) -> Node:
+    return Node(
+        name=name,
+        rack=rack,
+        host_memory_bytes=draw(st.integers(1, 5)) if Rule.HOST_MEMORY in rules else None,
+        host_cpu_millis=draw(st.integers(1, 5)) if Rule.HOST_CPU in rules else None,
+    )
+
+
+def _tiny_limit(draw: st.DrawFn) -> FleetLimit:
+    power = draw(st.none() | st.integers(150, 700))
+    return FleetLimit(
+        scope=draw(st.sampled_from([Domain.NODE, Domain.RACK, Domain.FLEET])),
+        power_milliwatts=power,
+        cost_microusd_per_hour=draw(st.sampled_from([1_000_000, 2_500_000, 4_000_000])) if power is None else None,
+    )
+
+
 def _tiny_objectives(draw: st.DrawFn, allow_unserved: bool) -> tuple[Objective, ...]:
     rest = draw(st.permutations([o for o in Objective if o is not Objective.UNSERVED]))
     chosen = rest[: draw(st.integers(1, 3))]
@@ -299,7 +379,7 @@ def all_layouts(subject: Problem) -> Iterator[tuple[Placement, ...]]:
     for layout in product(*contents):
         pairs = [(o, d.id) for d, row in zip(subject.devices, layout, strict=True) for o in row]
         placements = _placements(pairs)
-        if all(v.rule in DEVICE_RULES for v in check_placements(subject, placements)):
+        if not check_placements(subject, placements):
             yield placements
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from planner.domain.ensemble import Ensemble, Serve
 from planner.domain.ensemble_rules import Through, call_latencies, served_by_device, traffic_of
 from planner.domain.layout import Layout, LoadedDevice, Placed
+from planner.domain.node_totals import host_cpu_totals, host_memory_totals, limit_totals
 from planner.domain.objectives import gap, integer_value, natural
 from planner.domain.plan import (
     Binding,
@@ -238,6 +239,10 @@ def _binding(layout: Layout) -> Iterator[Binding]:
         for placed in loaded.replicas:
             yield from _binding_latency(layout, loaded, placed)
     yield from _binding_ensembles(layout)
+    for total in (*host_memory_totals(layout), *host_cpu_totals(layout), *limit_totals(layout)):
+        if total.used >= BINDING_SHARE * total.limit:
+            most, actual = total.limit / total.scale, total.used / total.scale
+            yield Binding(rule=total.rule, subject=total.subject, limit=most, actual=actual, unit=total.unit)
 
 
 def _binding_ensembles(layout: Layout) -> Iterator[Binding]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from planner.domain.mig import MigSlice, layout_of
+from planner.domain.topology import Domain
 from planner.errors import InputError
 
 TYPE_NAME = re.compile(r"[A-Za-z0-9.-]+")
@@ -100,10 +101,21 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What the GPUs in use of each domain of a scope, or of the one named, may take together."""
+
+    scope: Domain
+    name: str | None = None
+    power_watts: float | None = None
+    usd_per_hour: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     nodes: tuple[Node, ...]
     gpus: tuple[Gpu, ...]
     types: Mapping[str, GpuType]
+    limits: tuple[Limit, ...] = ()
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

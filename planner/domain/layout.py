@@ -11,6 +11,7 @@ from planner.domain.latency import Curve, dilated_us, stretch
 from planner.domain.plan import Placement
 from planner.domain.pooling import pooled_ppm
 from planner.domain.problem import Device, DeviceKind, Option, Problem
+from planner.domain.topology import Domain
 from planner.domain.units import PPM
 
 
@@ -118,6 +119,10 @@ class Layout:
         for placed in self.placed:
             found[placed.option.model].append(placed)
         return {name: tuple(placed) for name, placed in found.items()}
+
+    def domains_of(self, placed: Placed, domain: Domain) -> set[str]:
+        """The domains without which a replica is lost."""
+        return {self.problem.domain_of(placed.device, domain)}
 
     def capacity_mrps(self, model: str) -> int:
         return sum(p.option.capacity_mrps for p in self.by_model[model])

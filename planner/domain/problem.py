@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -19,6 +19,7 @@ from planner.domain.ensemble import Ensemble, Promise, Serve
 from planner.domain.latency import CurvePoint
 from planner.domain.mig import MigSlice, Part
 from planner.domain.observed import Observed
+from planner.domain.topology import Domain, FleetLimit, Node, Pin, Spread, Survival
 from planner.domain.units import PPM
 from planner.errors import InputError
 
@@ -50,6 +51,7 @@ class Model:
     """`demand_mrps` is the rate with headroom, one number per period, None where no rate is asked for.
 
     Where the rate is uncertain, `rate_mrps` is its mean, the demand its quantile, `swing_mrps` what that lies above it.
+    `host_memory_bytes`, `host_cpu_millis` (thousandths of a core): what each replica takes of its node.
     """
 
     name: str
@@ -61,6 +63,14 @@ class Model:
     replicas_max: int | None = None
     allowed_gpu: tuple[str, ...] = ()
     priority: int = 1
+    spread: tuple[Spread, ...] = later(())
+    host_memory_bytes: int = later(0)
+    host_cpu_millis: int = later(0)
+
+    def __post_init__(self) -> None:
+        if self.host_memory_bytes < 0 or self.host_cpu_millis < 0:
+            raise InputError(f"model {self.name!r}: host memory and CPU must not be negative")
+
     swing_mrps: int = later(0)
 
     @property
@@ -115,6 +125,10 @@ class Device:
     kind: str
     start: int | None = None  # a slice's first memory slice
     cordoned: bool = False
+
+    @property
+    def node(self) -> str:
+        return self.gpu.rpartition("/")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +218,8 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
+    """`conflict` and `together`: pairs of models. `nodes`: what is known of nodes, in any order."""
+
     schema_version: int
     periods: tuple[str, ...]
     models: tuple[Model, ...]
@@ -218,6 +234,12 @@ class Problem:
     max_moves: int | None = later(None)
     ensembles: tuple[Ensemble, ...] = later(())
     observed: Observed | None = later(None)  # noqa: RUF009 - None, and no record of its own
+    nodes: tuple[Node, ...] = later(())
+    conflict: tuple[tuple[str, str], ...] = later(())
+    together: tuple[tuple[str, str], ...] = later(())
+    pinned: tuple[Pin, ...] = later(())
+    survives: tuple[Survival, ...] = later(())
+    limits: tuple[FleetLimit, ...] = later(())
 
     def __post_init__(self) -> None:
         _unique("model", [m.name for m in self.models])
@@ -227,6 +249,7 @@ class Problem:
         _unique("current replica", [r.replica for r in self.current])
         if self.max_moves is not None and self.max_moves < 0:
             raise InputError(f"max_moves must be >= 0, got {self.max_moves}")
+        _unique("node", [n.name for n in self.nodes])
         for device in self.devices:
             if device.kind not in self.kind_by_name:
                 raise InputError(f"device {device.id!r}: unknown kind {device.kind!r}")
@@ -259,6 +282,49 @@ class Problem:
         _unique("member of an ensemble that Triton serves", [
             name for e in self.ensembles if e.serve is Serve.TRITON for name in e.models
         ])  # fmt: skip
+        self._check_references()
+        self._check_domains()
+
+    def _check_references(self) -> None:
+        """Every model and GPU that a rule names is there."""
+        gpus = {device.gpu for device in self.devices}
+        named = [("conflict", m) for pair in self.conflict for m in pair]
+        named += [("together", m) for pair in self.together for m in pair]
+        named += [("pinned", pin.model) for pin in self.pinned]
+        named += [("survives", m) for survival in self.survives for m in survival.models]
+        for rule, name in named:
+            if name not in self.model_by_name:
+                raise InputError(f"{rule}: unknown model {name!r}")
+        for rule, pairs in (("conflict", self.conflict), ("together", self.together)):
+            for one, other in pairs:
+                if one == other:
+                    raise InputError(f"{rule}: needs two models, got {one!r} twice")
+        for pin in self.pinned:
+            if pin.gpu not in gpus:
+                raise InputError(f"pinned: model {pin.model!r}: unknown gpu {pin.gpu!r}")
+
+    def _check_domains(self) -> None:
+        """Where racks or zones count, every node has its own."""
+        for domain, rule in self._domains_asked():
+            for name in dict.fromkeys(device.node for device in self.devices):
+                node = self.node_by_name.get(name)
+                if node is None or (node.rack if domain is Domain.RACK else node.zone) is None:
+                    raise InputError(f"{rule}: node {name!r} has no {domain}", hint="give it one in fleet.yaml")
+        for limit in self.limits:
+            known = {self.domain_of(device, limit.scope) for device in self.devices}
+            if limit.name is not None and limit.name not in known:
+                raise InputError(f"limits: unknown {limit.scope} {limit.name!r}")
+            for kind in self.kinds:
+                if limit.power_milliwatts is not None and kind.power_milliwatts is None:
+                    raise InputError(f"limits: the power of device kind {kind.name!r} is not known")
+                if limit.cost_microusd_per_hour is not None and kind.cost_microusd_per_hour is None:
+                    raise InputError(f"limits: the cost of device kind {kind.name!r} is not known")
+
+    def _domains_asked(self) -> Iterator[tuple[Domain, str]]:
+        asked = [(spread.over, f"model {m.name!r}: spread") for m in self.models for spread in m.spread]
+        asked += [(survival.domain, "survives") for survival in self.survives]
+        asked += [(limit.scope, "limits") for limit in self.limits]
+        return ((domain, rule) for domain, rule in asked if domain in (Domain.RACK, Domain.ZONE))
 
     def _check_option(self, option: Option) -> None:
         if option.model not in self.model_by_name or option.kind not in self.kind_by_name:
@@ -275,6 +341,24 @@ class Problem:
     @cached_property
     def kind_by_name(self) -> dict[str, DeviceKind]:
         return {k.name: k for k in self.kinds}
+
+    @cached_property
+    def node_by_name(self) -> dict[str, Node]:
+        return {n.name: n for n in self.nodes}
+
+    def domain_of(self, device: Device, domain: Domain) -> str:
+        """The name of the domain in which a device stands; "" for the fleet, and for a rack or zone not known."""
+        if domain is Domain.GPU:
+            return device.gpu
+        if domain is Domain.NODE:
+            return device.node
+        node = self.node_by_name.get(device.node)
+        found = None if node is None else {Domain.RACK: node.rack, Domain.ZONE: node.zone}.get(domain)
+        return found or ""
+
+    def survival_mrps(self, survival: Survival, model: Model) -> int:
+        """What of a model has to be left without any one domain: the share of its busiest period's rate."""
+        return -(-max(model.rate_mrps or (0,)) * survival.share_ppm // PPM)
 
     @cached_property
     def device_by_id(self) -> dict[str, Device]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from planner.domain import availability, node_totals
 from planner.domain.ensemble_rules import ensemble_latency, ensemble_servers, promises_kept
 from planner.domain.layout import Layout, LoadedDevice, Placed
 from planner.domain.mig import may_join
@@ -146,6 +147,7 @@ def fleet(layout: Layout) -> Iterator[Violation]:
     for loaded in layout.devices:
         if loaded.device.cordoned:
             yield Violation(Rule.FLEET, loaded.device.id, "is cordoned and must stay empty")
+    yield from node_totals.limits(layout)
 
 
 def moves(layout: Layout) -> Iterator[Violation]:
@@ -158,5 +160,6 @@ def moves(layout: Layout) -> Iterator[Violation]:
 
 RULES: tuple[Callable[[Layout], Iterator[Violation]], ...] = (
     gpu_memory, gpu_utilization, latency, one_replica, demand, replicas, allowed_gpu, mig_layout,
-    ensemble_latency, ensemble_servers, fleet, moves,
+    availability.spread, availability.survives, availability.conflict, availability.together, availability.pinned,
+    node_totals.host_memory, node_totals.host_cpu, ensemble_latency, ensemble_servers, fleet, moves,
 )  # fmt: skip

@@ -38,6 +38,16 @@ def busy_ppm(share: float | Fraction) -> int:
     return ceil(exact(share) * PPM)
 
 
+def share_ppm(share: float) -> int:
+    """A share that is asked for."""
+    return ceil(exact(share) * PPM)
+
+
+def millis(amount: float) -> int:
+    """Thousandths of what is needed, such as CPU cores."""
+    return ceil(exact(amount) * 1000)
+
+
 def limit_ppm(share: float | Fraction) -> int:
     return floor(exact(share) * PPM)
 

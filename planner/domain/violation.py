@@ -17,6 +17,13 @@ class Rule(StrEnum):
     MIG_LAYOUT = "mig-layout"
     ENSEMBLE_LATENCY = "ensemble-latency"
     ENSEMBLE_SERVERS = "ensemble-servers"
+    SPREAD = "spread"
+    SURVIVES = "survives"
+    CONFLICT = "conflict"
+    TOGETHER = "together"
+    PINNED = "pinned"
+    HOST_MEMORY = "host-memory"
+    HOST_CPU = "host-cpu"
     FLEET = "fleet"
     MOVES = "moves"
     PLAN_FILE = "plan-file"  # the plan's own figures do not follow from its placements

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from planner.domain.ensemble import Serve
 from planner.domain.observed import ObservedRates
+from planner.domain.topology import Domain, Pin, Spread
 from planner.domain.units import exact
 from planner.errors import InputError
 
@@ -21,7 +22,7 @@ class ModelDemand:
 
     `rates_rps` maps a period of the day to requests per second; a rate that never changes has the one
     period "all". `spread_rps`: the standard deviation of a rate whose mean that is. `latency_bound_ms` None: no latency
-    objective.
+    objective. `host_memory_bytes` and `host_cpu` (cores): what each replica takes of its node.
     """
 
     name: str
@@ -34,6 +35,9 @@ class ModelDemand:
     allowed_gpu: tuple[str, ...] = ()
     priority: int = 1
     spread_rps: float = 0.0
+    spread: tuple[Spread, ...] = ()
+    host_memory_bytes: int = 0
+    host_cpu: float = 0.0
 
     def __post_init__(self) -> None:
         subject = f"model {self.name!r}"
@@ -108,8 +112,23 @@ class EnsembleDemand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SurvivalDemand:
+    """Without any one domain, what is left of each of the models serves this share of its rate."""
+
+    domain: Domain
+    models: tuple[str, ...]
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
+    """`conflict` and `together`: pairs of models that may not, or must, share every device."""
+
     models: tuple[ModelDemand, ...]
+    conflict: tuple[tuple[str, str], ...] = ()
+    together: tuple[tuple[str, str], ...] = ()
+    pinned: tuple[Pin, ...] = ()
+    survives: tuple[SurvivalDemand, ...] = ()
     ensembles: tuple[EnsembleDemand, ...] = ()
     observed: ObservedRates | None = None
 

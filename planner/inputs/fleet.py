@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from planner.domain.fleet import DeviceClass, Fleet, Gpu, GpuType, Node, SliceType, placed_layout
+from planner.domain.fleet import DeviceClass, Fleet, Gpu, GpuType, Limit, Node, SliceType, placed_layout
+from planner.domain.topology import Domain
 from planner.errors import InputError, NotFoundError
 from planner.inputs.catalogue import CPU_MEMORY_BYTES_PER_CORE, catalogue, resolution_note, resolve_type
 from planner.inputs.record import Bytes, Count, NotNegative, Positive, Record, Text
@@ -115,12 +116,18 @@ class GpuTypeEntry(Record):
     aliases: list[Text] | None = None
 
 
-class FleetFile(Record):
-    later: ClassVar[frozenset[str]] = frozenset({"limits"})
+class LimitEntry(Record):
+    scope: Literal["node", "rack", "fleet"]
+    name: Text | None = None
+    power_watts: NotNegative | None = None
+    usd_per_hour: NotNegative | None = None
 
+
+class FleetFile(Record):
     schema_version: Literal[1]
     nodes: Annotated[list[NodeEntry], Field(min_length=1)]
     gpu_types: Annotated[dict[str, GpuTypeEntry], Field(default_factory=dict)]
+    limits: Annotated[list[LimitEntry], Field(default_factory=list)]
 
 
 def known_types() -> Mapping[str, GpuType]:
@@ -146,7 +153,23 @@ def read_fleet(path: Path) -> Fleet:
             gpus.extend(_gpus_of(name, entry, types, file, i))
             if len(gpus) > MOST_GPUS:
                 raise file.error(("nodes", i), f"a fleet may have at most {MOST_GPUS} GPUs")
-    return Fleet(nodes=tuple(nodes.values()), gpus=tuple(gpus), types=types)
+    limits = tuple(_limit(entry, nodes, file, i) for i, entry in enumerate(record.limits))
+    return Fleet(nodes=tuple(nodes.values()), gpus=tuple(gpus), types=types, limits=limits)
+
+
+def _limit(entry: LimitEntry, nodes: Mapping[str, Node], file: YamlFile, i: int) -> Limit:
+    steps = ("limits", i)
+    if entry.power_watts is None and entry.usd_per_hour is None:
+        raise file.error(steps, "a limit needs power_watts or usd_per_hour")
+    scope = Domain(entry.scope)
+    bare = [node.name for node in nodes.values() if node.rack is None]
+    if scope is Domain.RACK and bare:
+        raise file.error((*steps, "scope"), f"node {bare[0]!r} has no rack; give every node one")
+    known = {Domain.NODE: set(nodes), Domain.RACK: {n.rack or "" for n in nodes.values()}}.get(scope, set())
+    if entry.name is not None and entry.name not in known:
+        found = f"there is no {scope} {entry.name!r}" if known else "there is one fleet, it needs no name"
+        raise file.error((*steps, "name"), found)
+    return Limit(scope=scope, name=entry.name, power_watts=entry.power_watts, usd_per_hour=entry.usd_per_hour)
 
 
 def _node(name: str, entry: NodeEntry) -> Node:

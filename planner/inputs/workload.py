@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from planner.domain.ensemble import Serve
 from planner.domain.observed import ObservedRates
-from planner.domain.workload import ALL_DAY, PERCENTILES, EnsembleDemand, ModelDemand, Workload
+from planner.domain.topology import Domain, Pin, Spread
+from planner.domain.workload import ALL_DAY, PERCENTILES, EnsembleDemand, ModelDemand, SurvivalDemand, Workload
 from planner.inputs.catalogue import canonical_name
 from planner.inputs.ensembles import EnsembleShape, ensemble
 from planner.inputs.observed_rates import read_observed_rates
-from planner.inputs.record import Count, NotNegative, Positive, Record, Steps, Text
-from planner.inputs.yaml_file import YamlFile, read_record
+from planner.inputs.record import Bytes, Count, NotNegative, Positive, Record, Steps, Text
+from planner.inputs.yaml_file import YamlFile, nearest, read_record
 
 _LATENCY_KEYS = {f"latency_p{p}_ms": p for p in PERCENTILES}
 
@@ -37,6 +39,26 @@ class RateEntry(Record):
     spread_rps: NotNegative
 
 
+class SpreadEntry(Record):
+    over: Literal["node", "rack", "zone"]
+    at_least: Count = 1
+    at_most_each: Count | None = None
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, dict) else value
+
+
+def _or_one(schema: dict[str, Any]) -> None:
+    listed = {key: schema.pop(key) for key in ("type", "items", "minItems")}
+    schema["anyOf"] = [listed["items"], listed]
+
+
+class HostEntry(Record):
+    memory: Bytes = 0
+    cpu: NotNegative = 0.0
+
+
 class ServedEntry(Record):
     """What models and ensembles are both asked for."""
 
@@ -55,27 +77,50 @@ class EnsembleEntry(ServedEntry, EnsembleShape):
 
 
 class ModelEntry(ServedEntry):
-    later: ClassVar[frozenset[str]] = frozenset({"spread", "host"})
-
     rate: RateEntry | None = None
     replicas: ReplicasEntry = ReplicasEntry()
     allowed_gpu: Annotated[list[Text], Field(min_length=1)] | None = None
     priority: Count = 1
     headroom: NotNegative | None = None
+    spread: (
+        Annotated[list[SpreadEntry], BeforeValidator(_listed), Field(min_length=1, json_schema_extra=_or_one)] | None
+    ) = None
+    host: HostEntry = HostEntry()
 
 
 class DefaultsEntry(Record):
     headroom: NotNegative = 0.0
 
 
-class WorkloadFile(Record):
-    later: ClassVar[frozenset[str]] = frozenset({"rules", "survives"})
+_RULES = ("conflict", "together", "pinned")
+Names = Annotated[list[Text], Field(min_length=2)]
 
+
+class PinEntry(Record):
+    model: Text
+    gpu: Text
+
+
+class RuleEntry(Record):
+    conflict: Names | None = None
+    together: Names | None = None
+    pinned: PinEntry | None = None
+
+
+class SurvivesEntry(Record):
+    domain: Literal["gpu", "node", "rack", "zone"]
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    models: Literal["all"] | Annotated[list[Text], Field(min_length=1)] = "all"
+
+
+class WorkloadFile(Record):
     schema_version: Literal[1]
     defaults: DefaultsEntry = DefaultsEntry()
     models: Annotated[list[ModelEntry], Field(min_length=1)]
     ensembles: list[EnsembleEntry] = Field(default_factory=list)
     observed_rates: Text | None = None
+    rules: Annotated[list[RuleEntry], Field(default_factory=list)]
+    survives: Annotated[list[SurvivesEntry], Field(default_factory=list)]
 
 
 def read_workload(path: Path) -> Workload:
@@ -89,7 +134,16 @@ def read_workload(path: Path) -> Workload:
     observed = _observed(record, file, path)
     columns = () if observed is None else observed.names
     ensembles = tuple(_ensemble(entry, models, columns, file, i) for i, entry in enumerate(record.ensembles))
-    workload = Workload(models=tuple(models.values()), ensembles=ensembles, observed=observed)
+    rules = _Rules(record, models, file)
+    workload = Workload(
+        models=tuple(models.values()),
+        ensembles=ensembles,
+        observed=observed,
+        conflict=rules.pairs("conflict"),
+        together=rules.pairs("together"),
+        pinned=rules.pins(),
+        survives=rules.survives(),
+    )
     _require_every_period(workload, file)
     return workload
 
@@ -109,6 +163,11 @@ def _demand(entry: ModelEntry, defaults: DefaultsEntry, file: YamlFile, i: int) 
         replicas_max=entry.replicas.max,
         allowed_gpu=tuple(canonical_name(name) for name in entry.allowed_gpu or ()),
         priority=entry.priority,
+        spread=tuple(
+            Spread(over=Domain(s.over), at_least=s.at_least, at_most_each=s.at_most_each) for s in entry.spread or ()
+        ),
+        host_memory_bytes=entry.host.memory,
+        host_cpu=entry.host.cpu,
     )
 
 
@@ -151,6 +210,54 @@ def _ensemble(
         if bound_ms is not None:
             made.call_percentile  # noqa: B018 (whether there is one)
     return made
+
+
+class _Rules:
+    """The lists `rules` and `survives`, whose names must be models of the file."""
+
+    def __init__(self, record: WorkloadFile, models: Iterable[str], file: YamlFile) -> None:
+        self._record, self._models, self._file = record, list(models), file
+        for i, entry in enumerate(record.rules):
+            given = [key for key in _RULES if getattr(entry, key) is not None]
+            if len(given) != 1:
+                found = " and ".join(given) or "nothing"
+                allowed = ", ".join(_RULES)
+                raise file.error(("rules", i), f"each entry is one of {allowed}; this one has {found}")
+
+    def pairs(self, rule: str) -> tuple[tuple[str, str], ...]:
+        """Every two of the models that are listed together."""
+        found: dict[tuple[str, str], None] = {}
+        for i, entry in enumerate(self._record.rules):
+            names: list[str] = getattr(entry, rule) or []
+            for k, name in enumerate(names):
+                self._require(name, ("rules", i, rule, k))
+                if name in names[:k]:
+                    raise self._file.error(("rules", i, rule, k), f"model {name!r} stands twice in one rule")
+            found.update(dict.fromkeys(combinations(names, 2)))
+        return tuple(found)
+
+    def pins(self) -> tuple[Pin, ...]:
+        found: dict[Pin, None] = {}
+        for i, entry in enumerate(self._record.rules):
+            if entry.pinned is not None:
+                self._require(entry.pinned.model, ("rules", i, "pinned", "model"))
+                found[Pin(model=entry.pinned.model, gpu=entry.pinned.gpu)] = None
+        return tuple(found)
+
+    def survives(self) -> tuple[SurvivalDemand, ...]:
+        found = []
+        for i, entry in enumerate(self._record.survives):
+            names = self._models if entry.models == "all" else entry.models
+            for k, name in enumerate(names):
+                self._require(name, ("survives", i, "models", k))
+            found.append(SurvivalDemand(domain=Domain(entry.domain), models=tuple(names), share=entry.share))
+        return tuple(found)
+
+    def _require(self, name: str, steps: Steps) -> None:
+        if name not in self._models:
+            near = nearest(name, self._models)
+            hint = f"did you mean {near[0]}?" if near else f"models are {', '.join(self._models[:8])}"
+            raise self._file.error(steps, f"there is no model {name!r} in this file", hint=hint)
 
 
 def _rates(entry: ServedEntry, file: YamlFile, at: Steps) -> dict[str, float] | None:

@@ -1,4 +1,7 @@
-"""The rules of planner.domain.rules as constraints: one method per rule, by the rule's name."""
+"""The rules of planner.domain.rules as constraints: one method per rule, by the rule's name.
+
+Those between devices are in site_constraints.py.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from ortools.sat.python import cp_model
 from planner.domain.ensemble import Ensemble, Serve
 from planner.domain.units import PPM
 from solvers.cpsat.scaling import Term, at_least, at_most
+from solvers.cpsat.site_constraints import SiteConstraints
 from solvers.cpsat.variables import Slot, Variables
 from solvers.reduction import Choice
 
@@ -33,6 +37,7 @@ class Constraints:
         self.ensemble_servers()
         self.moves()
         self.mig_layout()
+        SiteConstraints(self._model, self._variables).add_all()
         self.symmetry()
 
     def gpu_memory(self) -> None:

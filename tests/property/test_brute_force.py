@@ -15,14 +15,14 @@ from planner.domain.proof import verify
 from planner.domain.rules import Violation
 from solvers import registry
 from solvers.base import Progress, SolveOptions, SolveResult
-from tests.problems import brute_force, objective_key, tiny_problems
+from tests.problems import brute_force, objective_key, tiny_problems, tiny_sited_problems
 
 ONE_WORKER = SolveOptions(time_limit_s=30, workers=1)
 SLOW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @SLOW
-@given(tiny_problems())
+@given(tiny_problems() | tiny_sited_problems())
 def test_cpsat_reaches_the_brute_force_optimum(subject: Problem) -> None:
     best = brute_force(subject)
     result = registry.solve(subject, ONE_WORKER, Progress(), name="cpsat")
@@ -38,7 +38,7 @@ def test_cpsat_reaches_the_brute_force_optimum(subject: Problem) -> None:
 
 
 @SLOW
-@given(tiny_problems())
+@given(tiny_problems() | tiny_sited_problems())
 def test_greedy_keeps_the_rules_and_its_bounds_hold(subject: Problem) -> None:
     best = brute_force(subject)
     result = registry.solve(subject, ONE_WORKER, Progress(), name="greedy")
@@ -56,7 +56,7 @@ def test_greedy_keeps_the_rules_and_its_bounds_hold(subject: Problem) -> None:
 
 
 @SLOW
-@given(tiny_problems())
+@given(tiny_problems() | tiny_sited_problems())
 def test_columns_keep_the_rules_and_their_bounds_hold(subject: Problem) -> None:
     best = brute_force(subject)
     result = registry.solve(subject, SolveOptions(time_limit_s=5, iterations=5, workers=1), Progress(), name="columns")

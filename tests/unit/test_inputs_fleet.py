@@ -51,7 +51,20 @@ def test_version_1_is_still_read() -> None:
         ("nodes: [{name: a, gpus: []}]", r"nodes\[0\].gpus: must not be empty"),
         ("nodes: [{name: a, gpus: [{type: L4, count: 0}]}]", r"gpus\[0\].count: must be at least 1"),
         ("nodes: [{name: a, gpus: [{type: L4, mig_layout: x}]}]", r"mig_layout: must be a list, got 'x'"),
-        ("nodes: [{name: a, gpus: L4}]\nlimits: []", ":3: limits: is not supported by this version yet"),
+        ("nodes: [{name: a, gpus: L4}]\nlimits: [{scope: rack}]", r":3: limits\[0\]: a limit needs power_watts or usd"),
+        ("nodes: [{name: a, gpus: L4}]\nlimits: [{scope: zone, power_watts: 1}]", "must be 'node', 'rack' or 'fleet'"),
+        (
+            "nodes: [{name: a, gpus: L4}]\nlimits: [{scope: rack, power_watts: 1}]",
+            r"limits\[0\].scope: node 'a' has no rack",
+        ),
+        (
+            "nodes: [{name: a, gpus: L4}]\nlimits: [{scope: node, name: b, usd_per_hour: 1}]",
+            r"limits\[0\].name: there is no node 'b'",
+        ),
+        (
+            "nodes: [{name: a, gpus: L4}]\nlimits: [{scope: fleet, name: b, usd_per_hour: 1}]",
+            "there is one fleet, it needs no name",
+        ),
         ("nodes: [{name: a, gpus: L4, purchase_usd: 3}]", "purchase_usd: is not supported by this version yet"),
         ("nodes: [{name: a, gpus: [{type: L4, reserve: 24}]}]", "24 is less than 1 MiB; write the unit"),
         ("nodes: [{name: a, gpus: [{type: L4, reserve: 2Gx}]}]", "'2Gx' is not an amount of memory"),

@@ -1,0 +1,222 @@
+"""One attempt at packing where rules look further than one device: first fit, in the places that the rules need.
+
+Models that must stand together are put down as one bundle, a replica of each on the same device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from heapq import heapify, heappop, heapreplace
+from itertools import islice, product
+
+from planner.domain.objectives import growth_base_mrps
+from planner.domain.problem import Device, Model, Objective, Option
+from solvers.loading import Loading
+from solvers.packing import Sizes, Slicing
+from solvers.reduction import Choice, Reduction
+from solvers.sites import Sites, Where, anywhere
+from solvers.stopping import stop_if_asked
+
+Bundle = tuple[Choice, ...]
+
+# So many ways to put a bundle on one device are tried.
+BUNDLES = 24
+
+
+class SitedPacking:
+    """Takes and gives what `Packing` does. `trials` counts the questions asked of devices.
+
+    `spread`: a replica goes to the least busy device where it fits.
+    """
+
+    def __init__(self, reduction: Reduction, sizes: Sizes, devices: Sequence[Device], *, spread: bool = False) -> None:
+        self._reduction = reduction
+        self._problem = reduction.problem
+        self._sizes = sizes
+        self._devices = devices
+        self._spread = spread
+        counted = {Objective.MODELS, Objective.THROUGHPUT} & set(self._problem.objectives)
+        self._wanted_at_least = 1 if counted else 0
+        self._pins_tried = False
+        self._empty: dict[str, list[Device]] = {}
+        self.trials = 0
+        self._restart(())
+
+    def place(self, model: Model) -> bool:
+        """Serve the model, and what stands together with it, as far as possible; False where something is missing."""
+        if not self._pins_tried:
+            self._pins_tried = True
+            for model_name in dict.fromkeys(pin.model for pin in self._problem.pinned):
+                self._place_pins(self._problem.model_by_name[model_name])
+        members = self._members(model)
+        while True:
+            stop_if_asked()
+            waiting = next((m for m in members if self._waits(m)), None)
+            if waiting is None:
+                return True
+            if not self._add(waiting):
+                break
+        whole = all(self._complete(m) for m in members)
+        if not whole and self._problem.allow_unserved:
+            self._drop({m.name for m in members})
+        return False
+
+    def stay(self) -> None:
+        """Put what runs now where it runs, as far as it is asked for and fits."""
+        for running in self._problem.current:
+            device, model = (
+                self._problem.device_by_id.get(running.device),
+                self._problem.model_by_name.get(running.model),
+            )
+            if device is None or device.cordoned or model is None or not self._waits(model):
+                continue
+            ranked = [c for c in self._ranked(model, 0) if c.option.configuration == running.configuration]
+            self._put_somewhere(model, device.__eq__, ranked)
+
+    def grow(self, *, new_devices: bool) -> None:
+        """Add replicas while any fits, always to the model that can grow least."""
+        if not new_devices:
+            self._empty = {}
+        waiting = []
+        for place, model in enumerate(self._problem.models):
+            base = growth_base_mrps(model.peak_mrps, model.demand_mrps is not None)
+            if base and self._counts[model.name]:
+                waiting.append((self._served[model.name] / base, place, base))
+        heapify(waiting)
+        while waiting:
+            _, place, base = waiting[0]
+            model = self._problem.models[place]
+            if self._put_somewhere(model, anywhere, self._ranked(model, 0)):
+                heapreplace(waiting, (self._served[model.name] / base, place, base))
+            else:
+                heappop(waiting)
+
+    def pairs(self) -> list[tuple[Option, Device]]:
+        return [(choice.option, loading.device) for loading in self._open for choice in loading.placed]
+
+    def _place_pins(self, model: Model) -> None:
+        """Before others take the places."""
+        while self._sites.misses_pin(model) and self._add(model):
+            pass
+
+    def _members(self, model: Model) -> list[Model]:
+        return [self._problem.model_by_name[name] for name in self._reduction.partners[model.name]]
+
+    def _complete(self, model: Model) -> bool:
+        """Whether all is there that a model needs to be in the plan at all."""
+        if not self._counts[model.name]:
+            return not model.replicas_min
+        return self._counts[model.name] >= model.replicas_min and self._sites.needed(model) is None
+
+    def _waits(self, model: Model) -> bool:
+        wanted = max(model.replicas_min, self._wanted_at_least)
+        if self._missing(model) > 0 or self._counts[model.name] < wanted:
+            return True
+        asked_for = self._counts[model.name] > 0 or not self._problem.allow_unserved
+        return asked_for and self._sites.needed(model) is not None
+
+    def _missing(self, model: Model) -> int:
+        return model.peak_mrps - self._served[model.name]
+
+    def _add(self, model: Model) -> bool:
+        """One replica more, where the rules need it."""
+        needed = self._sites.needed(model)
+        where, missing = (anywhere, 0) if needed is None else needed
+        return self._put_somewhere(model, where, self._ranked(model, missing))
+
+    def _ranked(self, model: Model, missing_elsewhere: int) -> Sequence[Choice]:
+        """Choices best first, without those with which the demand cannot be reached any more."""
+        missing, least = self._missing(model), 0
+        if model.replicas_max is not None:
+            room = model.replicas_max - self._counts[model.name]
+            if room <= 0:
+                return ()
+            best = max((c.capacity_mrps for c in self._reduction.by_model[model.name]), default=0)
+            least = missing - (room - 1) * best
+        return self._sizes.ranked(model, max(missing, missing_elsewhere), least)
+
+    def _put_somewhere(self, model: Model, where: Where, ranked: Sequence[Choice]) -> bool:
+        return any(self._put_on_open(bundle, where) for bundle in self._bundles(model, ranked)) or any(
+            self._put_on_new(bundle, where) for bundle in self._bundles(model, ranked)
+        )
+
+    def _bundles(self, model: Model, ranked: Sequence[Choice]) -> Iterator[Bundle]:
+        others = [name for name in self._reduction.partners[model.name] if name != model.name]
+        for choice in ranked:
+            rows = [[c for c in self._sizes.rankings[name] if c.kind is choice.kind] for name in others]
+            for rest in islice(product(*rows), BUNDLES):
+                yield (choice, *rest)
+
+    def _put_on_open(self, bundle: Bundle, where: Where) -> bool:
+        row = [one for one in self._open if one.kind is bundle[0].kind and where(one.device)]
+        self.trials += len(row)
+        fitting = (loading for loading in row if self._fits(bundle, loading))
+        best = min(fitting, key=lambda one: one.peak_share, default=None) if self._spread else next(fitting, None)
+        if best is None:
+            return False
+        self._put(bundle, best)
+        return True
+
+    def _put_on_new(self, bundle: Bundle, where: Where) -> bool:
+        row = self._empty.get(bundle[0].kind.name, [])
+        for place, device in enumerate(row):
+            self.trials += 1
+            if where(device) and self._slicing.allows(device):
+                loading = self._loading(device)
+                if self._fits(bundle, loading):
+                    del row[place]
+                    self._open.append(loading)
+                    self._slicing.use(device)
+                    self._put(bundle, loading)
+                    return True
+        return False
+
+    def _fits(self, bundle: Bundle, loading: Loading) -> bool:
+        if not self._may_have_more(bundle) or not self._sites.allow(bundle, loading.device, loading.placed):
+            return False
+        if len(bundle) == 1:
+            return loading.fits(bundle[0])
+        trial = self._loading(loading.device)
+        for choice in loading.placed:
+            trial.put(choice)
+        for choice in bundle:
+            if not trial.fits(choice):
+                return False
+            trial.put(choice)
+        return True
+
+    def _may_have_more(self, bundle: Bundle) -> bool:
+        models = (self._problem.model_by_name[choice.option.model] for choice in bundle)
+        return all(m.replicas_max is None or self._counts[m.name] < m.replicas_max for m in models)
+
+    def _put(self, bundle: Bundle, loading: Loading) -> None:
+        for choice in bundle:
+            loading.put(choice)
+            self._sites.put(choice, loading.device)
+            self._served[choice.option.model] += choice.capacity_mrps
+            self._counts[choice.option.model] += 1
+
+    def _drop(self, models: set[str]) -> None:
+        self._restart([(c, one.device) for one in self._open for c in one.placed if c.option.model not in models])
+
+    def _restart(self, placed: Sequence[tuple[Choice, Device]]) -> None:
+        """Nothing but these replicas."""
+        self._sites = Sites(self._reduction)
+        self._slicing = Slicing(self._problem)
+        self._served = {model.name: 0 for model in self._problem.models}
+        self._counts = {model.name: 0 for model in self._problem.models}
+        loadings: dict[str, Loading] = {}
+        for choice, device in placed:
+            if device.id not in loadings:
+                loadings[device.id] = self._loading(device)
+                self._slicing.use(device)
+            self._put((choice,), loadings[device.id])
+        self._open = list(loadings.values())
+        self._empty = {kind.name: [] for kind in self._problem.kinds}
+        for device in self._devices:
+            if device.id not in loadings:
+                self._empty[device.kind].append(device)
+
+    def _loading(self, device: Device) -> Loading:
+        problem = self._problem
+        return Loading(device, problem.kind_by_name[device.kind], problem.max_per_device, len(problem.periods))

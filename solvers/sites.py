@@ -1,0 +1,142 @@
+"""The rules between devices while replicas are put down: what one more would break, and where one is needed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+from planner.domain.problem import Device, Model, Problem
+from planner.domain.topology import Domain, FleetLimit
+from solvers.reduction import Choice, Reduction
+
+Where = Callable[[Device], bool]
+
+
+def anywhere(device: Device) -> bool:
+    return True
+
+
+class Sites:
+    """Sums per domain of what stands there."""
+
+    def __init__(self, reduction: Reduction) -> None:
+        self._reduction = reduction
+        self._problem: Problem = reduction.problem
+        self._nodes = self._problem.node_by_name
+        # By model and domain: replicas, and their capacity, per name of a domain.
+        self._counts: dict[tuple[str, Domain], Counter[str]] = defaultdict(Counter)
+        self._capacity: dict[tuple[str, Domain], Counter[str]] = defaultdict(Counter)
+        self._used_gpus: set[str] = set()
+        self._host_memory: Counter[str] = Counter()
+        self._host_cpu: Counter[str] = Counter()
+        self._power: Counter[tuple[int, str]] = Counter()
+        self._cost: Counter[tuple[int, str]] = Counter()
+        self._pins: dict[str, list[str]] = {}
+        for pin in self._problem.pinned:
+            self._pins.setdefault(pin.model, []).append(pin.gpu)
+        self._survivals = {
+            m.name: [
+                (survival.domain, self._problem.survival_mrps(survival, m))
+                for survival in self._problem.survives
+                if m.name in survival.models
+            ]
+            for m in self._problem.models
+        }
+        self._watched = {
+            m.name: {Domain.GPU, *(s.over for s in m.spread), *(d for d, _ in self._survivals[m.name])}
+            for m in self._problem.models
+        }
+        self._enemies: dict[str, set[str]] = {}
+        for one, other in self._problem.conflict:
+            self._enemies.setdefault(one, set()).add(other)
+            self._enemies.setdefault(other, set()).add(one)
+
+    def allow(self, bundle: Sequence[Choice], device: Device, beside: Sequence[Choice]) -> bool:
+        """Whether no sum grows too large by this bundle, and nobody beside it is in conflict with it."""
+        models = [self._problem.model_by_name[choice.option.model] for choice in bundle]
+        return (
+            self._conflict(bundle, beside)
+            and all(self._spread(model, device) for model in models)
+            and self._host(models, device)
+            and self._limits(bundle[0], device)
+        )
+
+    def put(self, choice: Choice, device: Device) -> None:
+        model = self._problem.model_by_name[choice.option.model]
+        for domain in self._watched[model.name]:
+            name = self._problem.domain_of(device, domain)
+            self._counts[model.name, domain][name] += 1
+            self._capacity[model.name, domain][name] += choice.capacity_mrps
+        self._host_memory[device.node] += model.host_memory_bytes
+        self._host_cpu[device.node] += model.host_cpu_millis
+        if device.gpu not in self._used_gpus:
+            self._used_gpus.add(device.gpu)
+            for place, _, name in self._limits_of(device):
+                self._power[place, name] += choice.kind.power_milliwatts or 0
+                self._cost[place, name] += choice.kind.cost_microusd_per_hour or 0
+
+    def misses_pin(self, model: Model) -> bool:
+        known = self._counts[model.name, Domain.GPU]
+        return any(gpu not in known for gpu in self._pins.get(model.name, ()))
+
+    def needed(self, model: Model) -> tuple[Where, int] | None:
+        """Where the next replica of a model helps, and the capacity in mrps that is missing; None where it has all.
+
+        Pins first, then spread, then survival: what serves only there may be all that the demand needs.
+        """
+        for gpu in self._pins.get(model.name, ()):
+            if gpu not in self._counts[model.name, Domain.GPU]:
+                return (lambda device, gpu=gpu: device.gpu == gpu), 0
+        for spread in model.spread:
+            known = self._counts[model.name, spread.over]
+            if len(known) < spread.at_least > 1:
+                return self._outside(spread.over, set(known)), 0
+        for domain, left in self._survivals[model.name]:
+            inside = self._capacity[model.name, domain]
+            worst = max(inside, key=lambda name: inside[name], default=None)
+            outside = sum(inside.values()) - (inside[worst] if worst is not None else 0)
+            if outside < left:
+                return self._outside(domain, set() if worst is None else {worst}), left - outside
+        return None
+
+    def _outside(self, domain: Domain, names: set[str]) -> Where:
+        return lambda device: self._problem.domain_of(device, domain) not in names
+
+    def _conflict(self, bundle: Sequence[Choice], beside: Sequence[Choice]) -> bool:
+        if not self._enemies:
+            return True
+        every = {choice.option.model for choice in (*bundle, *beside)}
+        return not any(self._enemies.get(choice.option.model, set()) & every for choice in bundle)
+
+    def _spread(self, model: Model, device: Device) -> bool:
+        return all(
+            spread.at_most_each is None
+            or self._counts[model.name, spread.over][self._problem.domain_of(device, spread.over)] < spread.at_most_each
+            for spread in model.spread
+        )
+
+    def _host(self, models: Sequence[Model], device: Device) -> bool:
+        node = self._nodes.get(device.node)
+        if node is None:
+            return True
+        memory = self._host_memory[device.node] + sum(m.host_memory_bytes for m in models)
+        cpu = self._host_cpu[device.node] + sum(m.host_cpu_millis for m in models)
+        return (node.host_memory_bytes is None or memory <= node.host_memory_bytes) and (
+            node.host_cpu_millis is None or cpu <= node.host_cpu_millis
+        )
+
+    def _limits(self, choice: Choice, device: Device) -> bool:
+        if device.gpu in self._used_gpus:
+            return True
+        power, cost = choice.kind.power_milliwatts or 0, choice.kind.cost_microusd_per_hour or 0
+        return all(
+            (limit.power_milliwatts is None or self._power[place, name] + power <= limit.power_milliwatts)
+            and (limit.cost_microusd_per_hour is None or self._cost[place, name] + cost <= limit.cost_microusd_per_hour)
+            for place, limit, name in self._limits_of(device)
+        )
+
+    def _limits_of(self, device: Device) -> Iterator[tuple[int, FleetLimit, str]]:
+        for place, limit in enumerate(self._problem.limits):
+            name = self._problem.domain_of(device, limit.scope)
+            if limit.name in (None, name):
+                yield place, limit, name
