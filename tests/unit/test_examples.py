@@ -194,3 +194,68 @@ def test_headroom_from_the_command_keeps_ensembles_and_what_was_observed(tmp_pat
     assert [ensemble.name for ensemble in plan.ensembles] == ["read"]
     problem, _ = solved("observed", tmp_path / "b", "--gpus", "3xL4", "--headroom", "0")
     assert problem.observed is not None
+
+
+def _models_by(plan: Plan, part: int) -> dict[str, list[str]]:
+    """By model its GPUs (part 2 of a device's name) or nodes (part 1)."""
+    found: dict[str, list[str]] = {}
+    for replica in plan.replicas:
+        found.setdefault(replica.model, []).extend("/".join(d.split("/")[:part]) for d in replica.devices)
+    return found
+
+
+def _sited(name: str, tmp_path: Path, *arguments: str) -> Plan:
+    fleet = ["--fleet", str(EXAMPLES / name / "fleet.yaml")]
+    _, plan = solved(name, tmp_path, *fleet, "--minimize", "gpus", *arguments)
+    assert plan.status is Status.OPTIMAL
+    return plan
+
+
+def test_spread_stands_on_three_nodes(tmp_path: Path) -> None:
+    assert sorted(_models_by(_sited("spread", tmp_path), 1)["search"]) == ["n1", "n2", "n3"]
+
+
+def test_survives_any_rack_and_any_gpu(tmp_path: Path) -> None:
+    plan = _sited("survives", tmp_path)
+    nodes = _models_by(plan, 1)
+    assert "n3" in nodes["search"]
+    assert {"n1", "n2"} & set(nodes["search"])
+    assert plan.summary.gpus_used == len(set(_models_by(plan, 2)["ads"])) == 2
+
+
+def test_conflict_takes_a_gpu_more(tmp_path: Path) -> None:
+    assert _sited("conflict", tmp_path).summary.gpus_used == 2
+
+
+def test_together_stands_on_the_same_gpus(tmp_path: Path) -> None:
+    gpus = _models_by(_sited("together", tmp_path), 2)
+    assert sorted(gpus["search"]) == sorted(gpus["ads"])
+    assert len(gpus["ads"]) == 2
+
+
+def test_pinned_stands_where_it_is_told(tmp_path: Path) -> None:
+    plan = _sited("pinned", tmp_path)
+    assert _models_by(plan, 2)["search"] == ["n2/1"]
+    assert plan.summary.gpus_used == 1
+
+
+def test_host_cpu_takes_a_second_node(tmp_path: Path) -> None:
+    nodes = _models_by(_sited("host", tmp_path), 1)
+    assert nodes["search"] != nodes["ads"]
+
+
+def test_limits_of_power_leave_three_gpus_a_rack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = _sited("limits", tmp_path)
+    nodes = [gpu.gpu.split("/")[0] for gpu in plan.gpus]
+    assert sorted([nodes.count("n1"), nodes.count("n2")]) == [2, 3]
+    poor = tmp_path / "fleet.yaml"
+    poor.write_text((EXAMPLES / "limits" / "fleet.yaml").read_text().replace("usd_per_hour: 4}", "usd_per_hour: 3}"))
+    files = ["--workload", str(EXAMPLES / "limits" / "workload.yaml")]
+    files += ["--profiles", str(EXAMPLES / "limits" / "profiles.csv"), "--fleet", str(poor)]
+    assert run(["solve", *files, "-o", str(tmp_path / "none")]) == 3
+    assert "fleet: the budget is short by 1 USD/h" in capsys.readouterr().err
+
+
+def test_cordoned_gpus_stay_empty_and_a_reserve_stays_free(tmp_path: Path) -> None:
+    plan = _sited("cordoned", tmp_path)
+    assert _models_by(plan, 2) == {"search": ["n1/2"], "ads": ["n1/2"]}

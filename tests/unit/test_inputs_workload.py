@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from planner.domain.topology import Domain, Pin, Spread
 from planner.domain.workload import ModelDemand, Workload
 from planner.errors import InputError
 from planner.inputs.measure_config import Constraint, MeasureConfig, Product, parse_duration, read_measure_config
@@ -172,3 +173,54 @@ def test_measure_errors(tmp_path: Path, text: str, message: str) -> None:
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text, where="budget") == seconds
+
+
+RULES_FILE = """schema_version: 1
+models:
+  - name: a
+    spread: {over: node, at_least: 2, at_most_each: 1}
+    host: {memory: 4GiB, cpu: 1.5}
+  - {name: b}
+  - {name: c}
+rules:
+  - conflict: [a, b, c]
+  - together: [b, c]
+  - pinned: {model: a, gpu: node1/0}
+survives:
+  - {domain: node}
+  - {domain: gpu, share: 0.5, models: [b]}
+"""
+
+
+def test_rules_between_devices_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "workload.yaml"
+    path.write_text(RULES_FILE)
+    found = read_workload(path)
+    assert found.models[0].spread == (Spread(over=Domain.NODE, at_least=2, at_most_each=1),)
+    assert (found.models[0].host_memory_bytes, found.models[0].host_cpu) == (4 * 2**30, 1.5)
+    assert found.conflict == (("a", "b"), ("a", "c"), ("b", "c"))
+    assert found.together == (("b", "c"),)
+    assert found.pinned == (Pin(model="a", gpu="node1/0"),)
+    assert [(s.domain, s.share, s.models) for s in found.survives] == [
+        ("node", 1.0, ("a", "b", "c")),
+        ("gpu", 0.5, ("b",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[b, c]", "[b, d]", r":10: rules\[1\].together\[1\]: there is no model 'd'"),
+        ("[b, c]", "[b, b]", r":10: rules\[1\].together\[1\]: model 'b' stands twice"),
+        ("[b, c]", "[b]", r":10: rules\[1\].together: must not be empty|at least 2"),
+        ("over: node", "over: room", r":4: models\[0\].spread\[0\].over: must be 'node', 'rack' or 'zone'"),
+        ("share: 0.5", "share: 1.5", r":14: survives\[1\].share: must be at most 1"),
+        ("model: a,", "model: aa,", r":11: rules\[2\].pinned.model: there is no model 'aa'"),
+        ("- together: [b, c]", "- {}", r":10: rules\[1\]: each entry is one of conflict, together, pinned"),
+    ],
+)
+def test_rules_about_nothing_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "workload.yaml"
+    path.write_text(RULES_FILE.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        read_workload(path)

@@ -44,8 +44,6 @@ def error_of(tmp_path: Path, content: str | bytes) -> PlannerError:
         (HEAD + "  - name: a\n    allowed_gpu: L4\n",
          "workload.yaml:4: models[0].allowed_gpu: must be a list, got 'L4'"),
         (HEAD + "  - a\n", "workload.yaml:3: models[0]: must be keys with values, got 'a'"),
-        ("schema_version: 1\nmodels: [{name: a}]\nensembles: []\n",
-         "workload.yaml:3: ensembles: is not supported by this version yet"),
         ("schema_version: 2\nmodels: []\n", "workload.yaml:1: schema_version: 2 is unknown; this version reads 1"),
         ("schema_version: true\n", "workload.yaml:1: schema_version: True is unknown"),
         ("models: []\n", "workload.yaml:1: schema_version: is missing; write schema_version: 1"),
@@ -70,9 +68,9 @@ def test_an_error_says_where_and_what(tmp_path: Path, content: str | bytes, mess
 
 
 def test_all_errors_are_listed_up_to_a_limit(tmp_path: Path) -> None:
-    models = "".join(f"  - name: m{i}\n    rate: 1\n" for i in range(MOST_ERRORS + 5))
+    models = "".join(f"  - name: m{i}\n    rate_rp: 1\n" for i in range(MOST_ERRORS + 5))
     error = error_of(tmp_path, HEAD + models)
-    assert error.message.startswith("workload.yaml:4: models[0].rate: unknown key; did you mean rate_rps?")
+    assert error.message.startswith("workload.yaml:4: models[0].rate_rp: unknown key; did you mean rate_rps?")
     assert error.hint is not None
     assert len(error.hint.splitlines()) == MOST_ERRORS
     assert error.hint.endswith("and 5 more")
