@@ -37,7 +37,8 @@ class Member:
 class Ensemble:
     """`demand_mrps` per period, with headroom, `rate_mrps` without.
 
-    `percentile` of the whole is within `bound_us`; None: no bound. It is where every call of a request keeps its part of the bound at `call_percentile`.
+    `percentile` of the whole is within `bound_us`; None: no bound. It is where every call of a request keeps
+    its part of the bound at `call_percentile`.
     """
 
     name: str
