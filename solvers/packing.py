@@ -24,11 +24,11 @@ BREADTH = 6
 
 
 class Sizes:
-    """How large a choice is: its shares of a device's memory, busy time and instances, in one number."""
+    """How large a choice is, as a part of a GPU: its shares of memory, busy time and instances in one number."""
 
     def __init__(self, reduction: Reduction, measure: Measure, *, price: Price) -> None:
         self.shares = {c: _shares(c) for c in reduction.choices}
-        self._size = {c: measure(self.shares[c]) * price(c) for c in reduction.choices}
+        self._size = {c: measure(self.shares[c]) * price(c) * _part_of_gpu(c) for c in reduction.choices}
         self.rankings = {
             name: sorted(row, key=lambda c: self._size[c] / c.capacity_mrps) for name, row in reduction.by_model.items()
         }
@@ -63,6 +63,11 @@ def _shares(choice: Choice) -> tuple[float, ...]:
     others = 0.0 if choice.max_others is None else option.instances / (option.instances + choice.max_others)
     least = 1e-9  # so that a replica that takes nothing still has a size
     return (max(memory, least), max(busy, least), others)
+
+
+def _part_of_gpu(choice: Choice) -> float:
+    mig = choice.kind.mig
+    return 1.0 if mig is None else mig.compute / mig.gpu_compute
 
 
 class Slicing:

@@ -102,7 +102,8 @@ class Reduction:
         for choice in row:
             key = choice.option.configuration if self.problem.counts_moves else None
             by_configuration.setdefault(key, []).append(choice)
-        return [choice for part in by_configuration.values() for choice in _undominated(part)]
+        balance = Objective.BALANCE in self.problem.objectives
+        return [choice for part in by_configuration.values() for choice in _undominated(part, balance=balance)]
 
     @cached_property
     def by_model(self) -> dict[str, tuple[Choice, ...]]:
@@ -334,17 +335,20 @@ def usable(problem: Problem, option: Option) -> Choice | None:
     return Choice(option, kind, limits.borne_ppm2, limits.max_others, capacity, added)
 
 
-def _undominated(row: Sequence[Choice]) -> list[Choice]:
+def _undominated(row: Sequence[Choice], *, balance: bool) -> list[Choice]:
     kept: list[Choice] = []
     for choice in row:
-        if not any(_at_least_as_good(other, choice) for other in kept):
-            kept = [other for other in kept if not _at_least_as_good(choice, other)]
+        if not any(_at_least_as_good(other, choice, balance=balance) for other in kept):
+            kept = [other for other in kept if not _at_least_as_good(choice, other, balance=balance)]
             kept.append(choice)
     return kept
 
 
-def _at_least_as_good(left: Choice, right: Choice) -> bool:
+def _at_least_as_good(left: Choice, right: Choice, *, balance: bool) -> bool:
+    """`balance`: whether an objective reads how busy a device is."""
     a, b = left.option, right.option
+    if right.max_others == 0 and not balance:  # it has its device to itself, and so could the other
+        return left.capacity_mrps >= right.capacity_mrps and _promises_as_much(a, b)
     return (
         a.backend == b.backend
         and a.interference_class == b.interference_class

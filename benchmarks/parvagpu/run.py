@@ -1,6 +1,6 @@
 """ParvaGPU's four scenarios (Lee et al., SC 2024): the fewest A100-80 that MIG layouts serve them with, and the proof.
 
-    python benchmarks/parvagpu/run.py [--folder FOLDER] [--seconds 5] [S1 S2 ...]
+    python benchmarks/parvagpu/run.py [--folder FOLDER] [--seconds 5] [--times 10] [S1 S2 ...]
 
 FOLDER holds the authors' profiles, a CSV file per network; without it data/parvagpu below PLANNER_SHARED is read.
 """
@@ -31,7 +31,7 @@ from solvers.base import Progress, SolveOptions, SolveResult
 
 FOLDER = Path("data/parvagpu")
 GPU = "A100-80"
-FLEET = f"10x{GPU}"
+GPUS = 10
 SLICES = {1: "1g.10gb", 2: "2g.20gb", 3: "3g.40gb", 4: "4g.40gb", 7: "7g.80gb"}
 SECONDS = 5.0
 SETTINGS = Settings(utilization=1.0, reserve=0.0, mig_margin=0.0)
@@ -46,7 +46,12 @@ class Scenario:
 
     rates_rps: Mapping[str, float]
     bounds_ms: Mapping[str, float]
-    published: int
+    published: int | None
+
+    def grown(self, times: int) -> Scenario:
+        """With so many times the traffic, for which nothing was published."""
+        rates = {name: rate * times for name, rate in self.rates_rps.items()}
+        return Scenario(rates, self.bounds_ms, self.published if times == 1 else None)
 
 
 _FIRST = {"bert": 6434, "densenet121": 183, "densenet169": 216, "densenet201": 168, "inceptionv3": 418,
@@ -92,12 +97,12 @@ def _rows(path: Path) -> Iterator[ProfileRow]:
             )
 
 
-def problem_of(scenario: Scenario, rows: Sequence[ProfileRow]) -> Problem:
+def problem_of(scenario: Scenario, rows: Sequence[ProfileRow], gpus: int) -> Problem:
     demands = tuple(
         ModelDemand(name=name, rates_rps={"all": float(rate)}, latency_bound_ms=float(scenario.bounds_ms[name]))
         for name, rate in scenario.rates_rps.items()
     )
-    fleet, _ = fleet_from_counts([FLEET])
+    fleet, _ = fleet_from_counts([f"{gpus}x{GPU}"])
     choice = BuildSettings(settings=SETTINGS, objectives=(Objective.GPUS,), mig=True)
     return build(Workload(models=demands), fleet, rows, choice).problem
 
@@ -134,17 +139,17 @@ def certified(problem: Problem, plan: Plan, result: SolveResult) -> str:
     return f"{bound:g}"
 
 
-def row_of(name: str, rows: Sequence[ProfileRow], seconds: float) -> list[str]:
-    scenario = SCENARIOS[name]
-    problem = problem_of(scenario, rows)
+def row_of(name: str, rows: Sequence[ProfileRow], seconds: float, times: int) -> list[str]:
+    scenario = SCENARIOS[name].grown(times)
+    problem = problem_of(scenario, rows, GPUS * times)
     plan, result, taken = planned(problem, seconds)
     fewest = plan.objectives[0]
     bound = "-" if fewest.bound is None else f"{fewest.bound:g}"
     return [
-        name,
+        name if times == 1 else f"{name} x {times}",
         str(len(scenario.rates_rps)),
         str(plan.summary.gpus_used),
-        str(scenario.published),
+        "-" if scenario.published is None else str(scenario.published),
         bound,
         certified(problem, plan, result),
         f"{taken:.1f}",
@@ -156,7 +161,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("scenarios", nargs="*", help=f"of {', '.join(SCENARIOS)}; all of them where none is named")
     parser.add_argument("--folder", type=Path, help="the authors' profiles")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="the time limit of each")
+    parser.add_argument("--times", type=int, default=1, help="so many times the traffic, on as many times the GPUs")
     options = parser.parse_args(arguments)
+    if options.times < 1:
+        parser.error(f"--times: at least 1, got {options.times}")
     unknown = [name for name in options.scenarios if name not in SCENARIOS]
     if unknown:
         parser.error(f"there is no scenario {unknown[0]}; there are {', '.join(SCENARIOS)}")
@@ -173,7 +181,7 @@ def main(arguments: Sequence[str]) -> None:
     print("| scenario | networks | GPUs | published | bound | certified | seconds |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for name in options.scenarios or SCENARIOS:
-        print(f"| {' | '.join(row_of(name, rows, options.seconds))} |", flush=True)
+        print(f"| {' | '.join(row_of(name, rows, options.seconds, options.times))} |", flush=True)
 
 
 if __name__ == "__main__":

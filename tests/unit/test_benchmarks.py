@@ -65,3 +65,11 @@ def test_the_study_of_mig_layouts_proves_what_was_published(
     study.main([name, "--seconds", "60", "--folder", str(shared_file("parvagpu"))])
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.startswith(f"| {name} | {networks} | {gpus} | {gpus} | {gpus} | {gpus} | ")
+
+
+def test_the_study_of_mig_layouts_with_ten_times_the_traffic(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = load("run", REPOSITORY / "benchmarks" / "parvagpu", monkeypatch)
+    study.main(["S1", "--times", "10", "--seconds", "60", "--folder", str(shared_file("parvagpu"))])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| S1 x 10 | 6 | 9 | - | 9 | 9 | ")

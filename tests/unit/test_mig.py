@@ -332,3 +332,15 @@ def test_a_layout_without_starts_finds_them() -> None:
     starts = [start for _, start in placed_layout(catalogue()["A100-80"], names)]
     assert starts[-1] == 0
     assert sorted(starts) == [0, 4, 5, 6]
+
+
+def test_of_replicas_that_share_with_nobody_the_one_that_serves_most_is_enough() -> None:
+    """Busy time and instances matter to nobody there, unless the plan is to be balanced."""
+    options = [
+        option("a", "split/1g", id=f"a{i}", capacity_mrps=100 * i, busy_ppm=(100_000 * i,), max_others=0)
+        for i in (1, 2, 3)
+    ]
+    for objectives, kept in (((Objective.GPUS,), ["a3"]), ((Objective.GPUS, Objective.BALANCE), ["a1", "a2", "a3"])):
+        subject = problem([model("a")], options, kinds=[slice_kind("1g")], fleet=fixed_gpu(0, ("1g", 0)),
+                          objectives=objectives)  # fmt: skip
+        assert sorted(choice.option.id for choice in Reduction(subject).choices) == kept
