@@ -87,7 +87,7 @@ def build(
     elif choice.service_level is not None:
         raise InputError(
             f"{workload_name}: --service-level needs uncertain demand, and every rate here is certain",
-            hint="give a model rate: {mean_rps: 100, spread_rps: 20}, or the workload observed_rates: FILE.csv",
+            hint="give a model uncertain_rate: {mean_rps: 9, spread_rps: 2}, or the workload observed_rates: FILE",
         )
     if observed is not None:
         workload = with_observed_periods(workload, observed, level)

@@ -77,7 +77,7 @@ class EnsembleEntry(ServedEntry, EnsembleShape):
 
 
 class ModelEntry(ServedEntry):
-    rate: RateEntry | None = None
+    uncertain_rate: RateEntry | None = None
     replicas: ReplicasEntry = ReplicasEntry()
     allowed_gpu: Annotated[list[Text], Field(min_length=1)] | None = None
     priority: Count = 1
@@ -149,13 +149,15 @@ def read_workload(path: Path) -> Workload:
 
 
 def _demand(entry: ModelEntry, defaults: DefaultsEntry, file: YamlFile, i: int) -> ModelDemand:
-    if entry.rate is not None and (entry.rate_rps is not None or entry.rates_rps is not None):
-        raise file.error(("models", i, "rate"), "give one of rate_rps, rates_rps and rate")
+    if entry.uncertain_rate is not None and (entry.rate_rps is not None or entry.rates_rps is not None):
+        raise file.error(("models", i, "uncertain_rate"), "give one of rate_rps, rates_rps and uncertain_rate")
     percentile, bound_ms = _latency(entry, file, ("models", i))
     return ModelDemand(
         name=entry.name,
-        rates_rps=_rates(entry, file, ("models", i)) if entry.rate is None else {ALL_DAY: entry.rate.mean_rps},
-        spread_rps=0.0 if entry.rate is None else entry.rate.spread_rps,
+        rates_rps=_rates(entry, file, ("models", i))
+        if entry.uncertain_rate is None
+        else {ALL_DAY: entry.uncertain_rate.mean_rps},
+        spread_rps=0.0 if entry.uncertain_rate is None else entry.uncertain_rate.spread_rps,
         headroom=defaults.headroom if entry.headroom is None else entry.headroom,
         percentile=percentile,
         latency_bound_ms=bound_ms,
@@ -180,7 +182,9 @@ def _observed(record: WorkloadFile, file: YamlFile, path: Path) -> ObservedRates
         observed = read_observed_rates(path.parent / record.observed_rates, [entry.name for entry in entries])
     for kind, row in (("models", record.models), ("ensembles", record.ensembles)):
         for i, entry in enumerate(row):
-            given = [key for key in ("rate_rps", "rates_rps", "rate") if getattr(entry, key, None) is not None]
+            given = [
+                key for key in ("rate_rps", "rates_rps", "uncertain_rate") if getattr(entry, key, None) is not None
+            ]
             if given and entry.name in observed.names:
                 raise file.error((kind, i, given[0]), f"{entry.name!r} has a column in {record.observed_rates} too")
     return observed

@@ -138,9 +138,10 @@ def test_a_mistake_in_observed_rates_is_named(tmp_path: Path, old: str, new: str
     [
         ("models: [{name: a, rate_rps: 3}, {name: b}]", "models[0].rate_rps: 'a' has a column in rates.csv too"),
         ("models: [{name: a}]", "observed_rates: "),
-        ("models: [{name: a, rate_rps: 1, rate: {mean_rps: 1, spread_rps: 1}}, {name: b}]",
-         "models[0].rate: give one of rate_rps, rates_rps and rate"),
-        ("models: [{name: a, rate: {mean_rps: 1}}, {name: b}]", "models[0].rate.spread_rps: is missing"),
+        ("models: [{name: a, rate_rps: 1, uncertain_rate: {mean_rps: 1, spread_rps: 1}}, {name: b}]",
+         "models[0].uncertain_rate: give one of rate_rps, rates_rps and uncertain_rate"),
+        ("models: [{name: a, uncertain_rate: {mean_rps: 1}}, {name: b}]",
+         "models[0].uncertain_rate.spread_rps: is missing"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_workload_is_named(tmp_path: Path, text: str, error: str) -> None:
