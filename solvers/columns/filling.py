@@ -39,13 +39,19 @@ class Prices:
         return values
 
 
-def prices_by_size(instance: Instance, costs: Sequence[float], weights: Floats) -> Prices:
-    """What the replica of a model costs that takes the least weighted share of a device, per request served."""
+def shares_of_cost(instance: Instance, costs: Sequence[float], weights: Floats) -> list[Floats]:
+    """By kind and item: the weighted share of a device that it takes, times the device's cost."""
     shares = []
     for kind, items in enumerate(instance.items):
         cost = instance.cost_of_device(kind, costs)
         used = (items.use / items.capacity) @ _fitted(weights, len(items.capacity))
         shares.append(np.maximum(cost, 1e-9) * np.maximum(used, 1e-9))
+    return shares
+
+
+def prices_by_size(instance: Instance, costs: Sequence[float], weights: Floats) -> Prices:
+    """What the replica of a model costs that takes the least weighted share of a device, per request served."""
+    shares = shares_of_cost(instance, costs, weights)
     least = np.full(len(instance.problem.models), np.inf)
     for share, items in zip(shares, instance.items, strict=True):
         np.minimum.at(least, items.model, share / items.capacity_mrps)

@@ -13,12 +13,12 @@ from solvers.base import SolveOptions
 from solvers.columns.area import area_duals
 from solvers.columns.column import Column
 from solvers.columns.filling import QUICK, THOROUGH, Filler, prices_by_size, spread_out
+from solvers.columns.first_fit import first_fit
 from solvers.columns.generation import Generator, Relaxed, Task
 from solvers.columns.instance import Instance
 from solvers.columns.neighbourhood import Neighbourhood, trimmed
 from solvers.columns.pricing import Effort, Pricer
 from solvers.columns.rounding import POWERS, Dive, prices_of
-from solvers.columns.selection import select
 from solvers.columns.wanted import Wanted
 
 # Shares of the time limit: fills from different prices, the relaxation, the dives.
@@ -27,6 +27,8 @@ SHARE_OF_FILLS, SHARE_OF_RELAXATION, SHARE_OF_DIVE = 0.08, 0.4, 0.85
 STEPS, BY_CHANCE = ((0.2, 0.0), (0.05, 0.0)), (0.08, 0.2)
 DIVES_BY_CHANCE = 38
 SURE = 1e-6
+# Filling GPU by GPU takes seconds where each content is another one.
+MANY_MODELS = 2_000
 FRUITLESS = 60
 
 
@@ -140,6 +142,10 @@ class Search:
 
     def _fills(self) -> None:
         """Plans from prices by size; each gives columns to the relaxation as well."""
+        if self.plan is None and len(self._instance.problem.models) > MANY_MODELS:
+            placed = first_fit(self.task)
+            if placed is not None:
+                self.offer(spread_out(placed))
         resources = max(items.use.shape[1] for items in self._instance.items)
         for weights in _mixes(resources):
             prices = prices_by_size(self._instance, self.task.costs, weights)
@@ -180,7 +186,9 @@ class Search:
         return math.inf if self.plan is None else sum(self.task.costs[column.group] for column in self.plan)
 
     def _select(self) -> None:
-        """The best plan from the columns known, by CP-SAT."""
+        """The best plan from the columns known, by CP-SAT, whose import takes longer than a first plan."""
+        from solvers.columns.selection import select
+
         seconds = 0.3 * (self._deadline - time.monotonic())
         found = select(self.task, list(self._dive.pool), self.plan, self.bound, self._costs, self._options, seconds)
         if found is not None:
