@@ -6,6 +6,7 @@ or where another one of the same model and kind is at least as good in every num
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from planner.domain.limits import limits_of
 from planner.domain.mig import layouts
 from planner.domain.plan import Placement
 from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem
-from planner.domain.topology import Domain
+from planner.domain.topology import Domain, Survival
 from planner.errors import InputError
 
 
@@ -194,12 +195,26 @@ class Reduction:
             union = joined[one] | joined[other]
             for name in union:
                 joined[name] = union
-        return {name: tuple(m.name for m in self.problem.models if m.name in found) for name, found in joined.items()}
+        place = {model.name: number for number, model in enumerate(self.problem.models)}
+        return {name: tuple(sorted(found, key=place.__getitem__)) for name, found in joined.items()}
 
     def survival_mrps(self, model: Model) -> int:
         """The most that has to be left of a model without any one domain."""
-        asked = [s for s in self.problem.survives if model.name in s.models]
+        asked = self.survivals[model.name]
         return max((self.problem.survival_mrps(survival, model) for survival in asked), default=0)
+
+    @cached_property
+    def survivals(self) -> dict[str, list[Survival]]:
+        """By model, what it has to survive."""
+        found: dict[str, list[Survival]] = {model.name: [] for model in self.problem.models}
+        for survival in self.problem.survives:
+            for name in survival.models:
+                found[name].append(survival)
+        return found
+
+    @cached_property
+    def _pins(self) -> Counter[str]:
+        return Counter(pin.model for pin in self.problem.pinned)
 
     @cached_property
     def hopeless(self) -> tuple[str, ...]:
@@ -264,11 +279,9 @@ class Reduction:
         least = min((c.capacity_mrps for c in self.by_model[model.name]), default=1)
         useful = max(1, model.replicas_min, -(-model.peak_mrps // least))
         useful += sum(spread.at_least for spread in model.spread if spread.at_least > 1)
-        useful += sum(pin.model == model.name for pin in self.problem.pinned)
+        useful += self._pins[model.name]
         return useful + 2 * sum(
-            -(-self.problem.survival_mrps(survival, model) // least)
-            for survival in self.problem.survives
-            if model.name in survival.models
+            -(-self.problem.survival_mrps(survival, model) // least) for survival in self.survivals[model.name]
         )
 
     def _useful_servers(self, ensemble: Ensemble) -> int:

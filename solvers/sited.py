@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heapreplace
-from itertools import islice, product
+from itertools import chain, islice, product
 
 from planner.domain.objectives import growth_base_mrps
 from planner.domain.problem import Device, Model, Objective, Option
@@ -92,7 +92,7 @@ class SitedPacking:
                 heappop(waiting)
 
     def pairs(self) -> list[tuple[Option, Device]]:
-        return [(choice.option, loading.device) for loading in self._open for choice in loading.placed]
+        return [(choice.option, loading.device) for loading in self._all_opened() for choice in loading.placed]
 
     def _place_pins(self, model: Model) -> None:
         """Before others take the places."""
@@ -148,10 +148,24 @@ class SitedPacking:
                 yield (choice, *rest)
 
     def _put_on_open(self, bundle: Bundle, where: Where) -> bool:
-        row = [one for one in self._open if one.kind is bundle[0].kind and where(one.device)]
-        self.trials += len(row)
-        fitting = (loading for loading in row if self._fits(bundle, loading))
-        best = min(fitting, key=lambda one: one.peak_share, default=None) if self._spread else next(fitting, None)
+        """Where a choice did not fit beside the others once it never will: such devices are not asked again."""
+        choice, best = bundle[0], None
+        opened = self._opened[choice.kind.name]
+        asked, maybe = self._candidates.get(choice, (0, []))
+        row, kept = [*maybe, *opened[asked:]], []
+        for place, loading in enumerate(row, start=1):
+            self.trials += 1
+            if not loading.fits(choice):
+                continue
+            kept.append(loading)
+            if not where(loading.device) or not self._fits(bundle, loading):
+                continue
+            if best is None or loading.peak_share < best.peak_share:
+                best = loading
+            if not self._spread:
+                kept += row[place:]
+                break
+        self._candidates[choice] = len(opened), kept
         if best is None:
             return False
         self._put(bundle, best)
@@ -165,7 +179,7 @@ class SitedPacking:
                 loading = self._loading(device)
                 if self._fits(bundle, loading):
                     del row[place]
-                    self._open.append(loading)
+                    self._opened[loading.kind.name].append(loading)
                     self._slicing.use(device)
                     self._put(bundle, loading)
                     return True
@@ -197,7 +211,7 @@ class SitedPacking:
             self._counts[choice.option.model] += 1
 
     def _drop(self, models: set[str]) -> None:
-        self._restart([(c, one.device) for one in self._open for c in one.placed if c.option.model not in models])
+        self._restart([(c, o.device) for o in self._all_opened() for c in o.placed if c.option.model not in models])
 
     def _restart(self, placed: Sequence[tuple[Choice, Device]]) -> None:
         """Nothing but these replicas."""
@@ -211,11 +225,18 @@ class SitedPacking:
                 loadings[device.id] = self._loading(device)
                 self._slicing.use(device)
             self._put((choice,), loadings[device.id])
-        self._open = list(loadings.values())
+        self._opened: dict[str, list[Loading]] = {kind.name: [] for kind in self._problem.kinds}
+        for loading in loadings.values():
+            self._opened[loading.kind.name].append(loading)
+        # By choice: how many of the opened devices were asked, and those of them where it may still fit.
+        self._candidates: dict[Choice, tuple[int, list[Loading]]] = {}
         self._empty = {kind.name: [] for kind in self._problem.kinds}
         for device in self._devices:
             if device.id not in loadings:
                 self._empty[device.kind].append(device)
+
+    def _all_opened(self) -> Iterator[Loading]:
+        return chain.from_iterable(self._opened.values())
 
     def _loading(self, device: Device) -> Loading:
         problem = self._problem

@@ -36,9 +36,7 @@ class Sites:
             self._pins.setdefault(pin.model, []).append(pin.gpu)
         self._survivals = {
             m.name: [
-                (survival.domain, self._problem.survival_mrps(survival, m))
-                for survival in self._problem.survives
-                if m.name in survival.models
+                (survival.domain, self._problem.survival_mrps(survival, m)) for survival in reduction.survivals[m.name]
             ]
             for m in self._problem.models
         }

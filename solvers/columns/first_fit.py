@@ -26,7 +26,7 @@ class _Fit:
         self._task, self._instance = task, task.instance
         self._open = [_Open(items) for items in self._instance.items]
         self._left = list(task.stock)
-        self._gpus: list[tuple[int, list[list[int]]]] = []  # the group, and the items by device
+        self._gpus: list[tuple[int, dict[int, list[int]]]] = []  # the group, and the items by place
         alike = np.ones(max(items.use.shape[1] for items in self._instance.items))
         self._shares = shares_of_cost(self._instance, task.costs, alike)
 
@@ -41,7 +41,7 @@ class _Fit:
             while wanted.missing_mrps[model] > 0 or wanted.at_least[model] > 0:
                 if not self._place(model, wanted, beside):
                     return None
-        return [(Column(group, tuple(tuple(sorted(d)) for d in devices)), 1) for group, devices in self._gpus]
+        return [(self._column(number, contents), 1) for number, contents in self._gpus]
 
     def _place(self, model: int, wanted: Wanted, beside: list[Ints]) -> bool:
         """One more replica, by the choice that costs least for what it serves of what is missing."""
@@ -54,9 +54,9 @@ class _Fit:
             at = self._device(kind, item, beside)
             if at is None:
                 continue
-            gpu, slot = self._open[kind].place[at]
+            gpu, place = self._open[kind].place[at]
             self._open[kind].put(item, at)
-            self._gpus[gpu][1][slot].append(item)
+            self._gpus[gpu][1][place].append(item)
             beside[kind] = _longer(beside[kind], len(self._open[kind].place))
             beside[kind][at] += 1
             wanted.missing_mrps[model] = max(0, missing - served)
@@ -78,16 +78,20 @@ class _Fit:
             at = devices.first(item, counts < self._instance.per_model)
             if at is not None:
                 return at
-        for group, left in enumerate(self._left):
-            kinds = self._instance.groups[group].kinds
-            if left and kind in kinds:
-                self._left[group] -= 1
+        for number, (group, left) in enumerate(zip(self._instance.groups, self._left, strict=True)):
+            layout = max(group.layouts, key=lambda one: group.kinds_of(one).count(kind))
+            if left and kind in group.kinds_of(layout):
+                self._left[number] -= 1
                 at = len(devices.place)
-                for slot, of_slot in enumerate(kinds):
-                    self._open[of_slot].add(len(self._gpus), slot)
-                self._gpus.append((group, [[] for _ in kinds]))
+                for place in layout:
+                    self._open[group.kinds[place]].add(len(self._gpus), place)
+                self._gpus.append((number, {place: [] for place in layout}))
                 return at
         return None
+
+    def _column(self, number: int, contents: dict[int, list[int]]) -> Column:
+        group = self._instance.groups[number]
+        return group.canonical(group.column(number, {p: tuple(sorted(items)) for p, items in contents.items()}))
 
 
 class _Open:
@@ -103,13 +107,13 @@ class _Open:
         self._room = np.zeros_like(self._load)
         self._backends = np.zeros((len(items.overhead), 64), np.bool_)
 
-    def add(self, gpu: int, slot: int) -> None:
+    def add(self, gpu: int, place: int) -> None:
         if len(self.place) == self._load.shape[1]:
             self._load, self._room, self._backends = (
                 np.concatenate([rows, np.zeros_like(rows)], axis=1) for rows in (self._load, self._room, self._backends)
             )
         self._room[:, len(self.place)] = self.items.capacity
-        self.place.append((gpu, slot))
+        self.place.append((gpu, place))
 
     def first(self, item: int, allowed: NDArray[np.bool_]) -> int | None:
         """The first device among those allowed [devices] that bears the item beside what it has."""
