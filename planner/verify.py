@@ -18,7 +18,7 @@ from planner.domain.problem import Problem
 from planner.domain.serving import LoadMode, LoadResult, LoadSpec, Server
 from planner.domain.statistics import samples_needed
 from planner.domain.verification import SCHEMA_VERSION, DeviceVerification, Failure, Verification
-from planner.errors import DeviceError, InputError, ServerError
+from planner.errors import POINT_FAILURES, InputError
 from planner.plan_files import plan_digest
 from planner.verify_judge import Usage, device_verification
 from planner.verify_traffic import DeviceTraffic, ReplicaTraffic, device_traffic
@@ -161,7 +161,7 @@ class _Run:
         try:
             with self._bench.start(device) as server:
                 results, usage = self._drive(server, traffic, seconds)
-        except (ServerError, DeviceError) as error:
+        except POINT_FAILURES as error:
             failure = Failure(message=error.message, log_tail=error.log_tail or "")
             found = device_verification(device, traffic, seconds, {}, Usage(), failure)
         else:

@@ -209,12 +209,11 @@ class _Sweep:
     def _closed_loop(self, run: ConfigurationRun, search: Search, found: list[Measurement]) -> None:
         """Growing concurrency, as long as more of it pays; what worked is added to `found`.
 
-        A thrifty search stops where Triton's own queue shows that every instance always has work, and takes one
-        request at a time from its first configuration only: without a queue they are all alike.
+        A thrifty search stops where Triton's own queue shows that every instance always has work.
         """
         points, more = closed_ladder(self._request, run.configuration)
         if search.is_thrifty:
-            lone = [point for point in points if point.concurrency == 1 and not search.has_begun]
+            lone = [point for point in points if point.concurrency == 1 and search.asks_one_at_a_time]
             saturating = saturating_points(self._request, run.configuration)
             points, more = [*lone, saturating[0]], [*saturating[1:], *more]
         best_rps = 0.0

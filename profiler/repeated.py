@@ -153,6 +153,7 @@ def _pooled(results: Sequence[LoadResult]) -> LoadResult:
         offered=sum(result.offered for result in results),
         failed=sum(result.failed for result in results),
         first_error=next((result.first_error for result in results if result.first_error), None),
+        first_refusal=next((result.first_refusal for result in results if result.first_refusal), None),
         client_busy=round(fmean(result.client_busy for result in results), 4),
         client_bound=any(result.client_bound for result in results),
         summary=_pooled_summary([result.summary for result in results if result.summary is not None]),

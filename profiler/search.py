@@ -58,8 +58,8 @@ class Search(Protocol):
     """Whether points that show nothing new are left out, too."""
 
     @property
-    def has_begun(self) -> bool:
-        """Whether a configuration was seen already."""
+    def asks_one_at_a_time(self) -> bool:
+        """Whether the next closed loop is wanted with one request at a time, too."""
         ...
 
     def next(self) -> Configuration | None:
@@ -95,30 +95,26 @@ class Exhaustive:
     """Every configuration in turn: a grid, or a list from a file. Constraints spare it the open loop alone."""
 
     is_thrifty = False
+    asks_one_at_a_time = True
 
     def __init__(
         self, configurations: Sequence[Configuration], constraints: Constraints, batch_per_request: int
     ) -> None:
         self._left = list(configurations)
-        self._has_begun = False
         self._constraints = constraints
         self._batch_per_request = batch_per_request
 
     def next(self) -> Configuration | None:
         return self._left.pop(0) if self._left else None
 
-    @property
-    def has_begun(self) -> bool:
-        return self._has_begun
-
     def record(self, seen: Seen) -> None:
-        self._has_begun = True
+        """Whatever came of it, the rest is measured, too."""
 
     def given_up(self, configuration: Configuration) -> None:
-        self._has_begun = True
+        """Whatever came of it, the rest is measured, too."""
 
     def left_out(self, configuration: Configuration) -> None:
-        self._has_begun = True
+        """It is not tried again."""
 
     def no_open_loop(self, seen: Seen) -> str | None:
         return broken(seen, self._constraints, self._batch_per_request)

@@ -55,8 +55,8 @@ class Thrifty:
         return None
 
     @property
-    def has_begun(self) -> bool:
-        return bool(self._seen)
+    def asks_one_at_a_time(self) -> bool:
+        return not self._seen  # without a queue all configurations are alike
 
     def record(self, seen: Seen) -> None:
         self._seen[seen.configuration] = seen

@@ -113,7 +113,10 @@ class LoadResult:
 
     `sent_s` (intended send time since the window's start) and `latency_s` have one entry per successful
     request, in order of completion; where a `summary` stands for the requests, both are empty. `offered`
-    counts the requests meant to be sent in the window. `client_busy` is the CPU time of the generator's
+    counts the requests meant to be sent in the window, `failed` those without a result. `first_error` says why the
+    first one had none, before the window or in it; `first_refusal` the first where the server, or its connection,
+    said so: the others came too late, or were not sent because too many were outstanding. `client_busy` is
+    the CPU time of the generator's
     process over wall time (1: all that it may use), `client_bound` says that the generator, not the server,
     set the rate. `window` is the counted window as (start, end) of the monotonic clock, so that what others
     sampled can be cut to it. `load_generator` and its version made it; `note` says why not another one.
@@ -133,6 +136,7 @@ class LoadResult:
     load_generator: str = "builtin"
     load_generator_version: str = ""
     note: str | None = None
+    first_refusal: str | None = None
 
     @property
     def answered(self) -> int:

@@ -54,6 +54,7 @@ from profiler.load.requests import (
     sequence_slots,
     values_per_request,
 )
+from profiler.load.silence import Silence
 
 # A value costs perf_analyzer 0.15 to 0.4 us after the window, 20 bytes of file and about 70 bytes of memory.
 EXPORT_VALUES_PER_REQUEST_MAX = 4096
@@ -103,8 +104,9 @@ class PerfAnalyzerLoadGenerator:
     """Drives one stream at a time with `binary`, pinned to `cores` where given.
 
     In an open loop a request without an answer some time after the window counts as failed: at most `deadline_s`,
-    and less where the model was faster so far. LoadError where perf_analyzer fails, and for what it cannot do:
-    several streams, secret headers, correlation ids that are texts, and going on after a request that failed.
+    and less where the model was faster so far. ServerError where the model stops to answer. LoadError where
+    perf_analyzer fails, and for what it cannot do: several streams, secret headers, correlation ids that are texts,
+    and going on after a request that failed.
     """
 
     name = "perf_analyzer"
@@ -171,7 +173,7 @@ class PerfAnalyzerLoadGenerator:
         asked = [*asked, "--profile-export-file", str(export_file)]
         counted_s = spec.warmup_seconds + spec.seconds
         if spec.mode is LoadMode.CLOSED:
-            run = self._run(server, [*asked, *self._load(spec, (), scratch)], counted_s, scratch)
+            run = self._run(server, spec, [*asked, *self._load(spec, (), scratch)], counted_s, scratch)
             cut = closed_window(_read(export_file, run), spec.seconds)
             return self._result(spec, run, cut, offered=len(cut.latency_s), drain_s=0.0)
         slowest_s = self._slowest_s.get(spec.model, self.deadline_s)
@@ -179,7 +181,7 @@ class PerfAnalyzerLoadGenerator:
         # the load stays on while the last answers that count come in
         arrivals_s = _arrivals(spec, -spec.warmup_seconds, spec.seconds + drain_s + _SCHEDULE_SPARE_S)
         asked += self._load(spec, arrivals_s, scratch, lead_s=_LEAD_S)
-        run = self._run(server, asked, _LEAD_S + counted_s + drain_s, scratch)
+        run = self._run(server, spec, asked, _LEAD_S + counted_s + drain_s, scratch)
         cut = open_window(_read(export_file, run), arrivals_s, spec.seconds)
         if _SERIAL in asked:
             cut = replace(cut, lag_s=())
@@ -216,7 +218,7 @@ class PerfAnalyzerLoadGenerator:
         load = self._load(spec, arrivals_s, scratch, lead_s=arrivals_s[0] if arrivals_s else 0.0)
         load += ["-f", str(report), "--verbose-csv"]
         load += ["--warmup-request-count", str(warmup)] if spec.warmup_seconds > 0 else []
-        run = self._run(server, [*asked, *load], spec.seconds, scratch)
+        run = self._run(server, spec, [*asked, *load], spec.seconds, scratch)
         if not report.is_file():
             raise LoadError("perf_analyzer wrote no report", log_tail=_tail(run.said))
         summary = read_summary(report.read_text(), run.said, spec.request_batch_size)
@@ -244,7 +246,7 @@ class PerfAnalyzerLoadGenerator:
         intervals.write_text(_intervals(arrivals_s, lead_s))
         return ["--request-intervals", str(intervals)]
 
-    def _run(self, server: Server, asked: Sequence[str], seconds: float, scratch: Path) -> _Run:
+    def _run(self, server: Server, spec: LoadSpec, asked: Sequence[str], seconds: float, scratch: Path) -> _Run:
         """perf_analyzer over windows that last `seconds` in all; nothing of it is left however this ends."""
         interval_ms = math.ceil(seconds * 1000 / _PASSES / _STRETCH)
         command = [
@@ -262,7 +264,8 @@ class PerfAnalyzerLoadGenerator:
                 start_new_session=True,
             )
         try:
-            cpu, passes_ended = _watch(process, server, printed, seconds)
+            silence = Silence(server, spec, self.deadline_s)
+            cpu, passes_ended = _watch(process, server, printed, seconds, silence)
         finally:
             end_group(process)
         said = printed.read_text(errors="replace")
@@ -278,16 +281,20 @@ class PerfAnalyzerLoadGenerator:
 
 
 def _watch(
-    process: subprocess.Popen[bytes], server: Server, printed: Path, seconds: float
+    process: subprocess.Popen[bytes], server: Server, printed: Path, seconds: float, silence: Silence
 ) -> tuple[list[tuple[float, float]], float | None]:
-    """Wait for the end; CPU time over time on the way, and when the last of perf_analyzer's windows ended."""
+    """Wait for the end; CPU time over time on the way, and when the last of perf_analyzer's windows ended.
+
+    ServerError where perf_analyzer waits for answers in vain, LoadError where it does not end for another reason.
+    """
     import psutil
 
     cpu: list[tuple[float, float]] = []
     passes_ended = None
     observed = psutil.Process(process.pid)
     limit_s = seconds * (1 + _OVERTIME) + _START_AND_STOP_S
-    end = time.monotonic() + limit_s
+    begin = time.monotonic()
+    late, end = begin + seconds * (1 + _OVERTIME), begin + limit_s
     while True:
         with suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_S)
@@ -303,6 +310,8 @@ def _watch(
         except psutil.NoSuchProcess:
             continue
         server.raise_if_ended()
+        if now > late:
+            silence.look(*cpu[-1])
         if now > end:
             said = printed.read_text(errors="replace")
             raise LoadError(f"perf_analyzer did not end within {limit_s:.0f} s", log_tail=_tail(said))

@@ -10,9 +10,6 @@ from planner.errors import LoadError, ServerError, TritonExited
 from profiler.load.answers import check_answer
 from profiler.server.kernel_kills import KernelKills
 
-# What both generators say of requests that were not answered; every other error is the server's answer.
-UNANSWERED = ("no answer within ", "not sent: ")
-
 
 class StrictLoadGenerator:
     """Another generator, whose windows fail with ServerError where the server lost a process of the model, answered
@@ -64,17 +61,14 @@ class StrictLoadGenerator:
 
 def _cause(spec: LoadSpec, result: LoadResult) -> str | None:
     """Why a window is worth nothing; None where it is worth something."""
-    error = result.first_error
-    if error is None:
-        return None
-    if not error.startswith(UNANSWERED):
+    if result.first_refusal is not None:
         counted = f"{result.failed} of {result.offered} requests" if result.failed else "requests before the window"
-        return f"failed {counted}: {error}"
+        return f"failed {counted}: {result.first_refusal}"
     if not result.failed:
         return None
     last_s = max((sent + latency for sent, latency in zip(result.sent_s, result.latency_s, strict=True)), default=0.0)
     if spec.mode is LoadMode.CLOSED or last_s < result.seconds:
-        return f"stopped to answer after {last_s:.1f} of {result.seconds:g} s: {error}"
+        return f"stopped to answer after {last_s:.1f} of {result.seconds:g} s: {result.first_error}"
     return None
 
 

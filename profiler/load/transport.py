@@ -20,11 +20,12 @@ _INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 class RequestFailed(Exception):
-    """`is_unreachable`: nobody answered; else the server refused, or was too slow."""
+    """`is_unreachable`: nobody answered; `is_late`: no answer came in time; else the server refused."""
 
-    def __init__(self, text: str, *, is_unreachable: bool = False) -> None:
+    def __init__(self, text: str, *, is_unreachable: bool = False, is_late: bool = False) -> None:
         super().__init__(text)
         self.is_unreachable = is_unreachable
+        self.is_late = is_late
 
 
 class Wire(Protocol):
@@ -107,7 +108,7 @@ class GrpcWire:
         except grpc.RpcError as error:
             code = error.code()
             if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise RequestFailed(f"no answer within {timeout_s:g} s") from None
+                raise RequestFailed(f"no answer within {timeout_s:g} s", is_late=True) from None
             unreachable = code == grpc.StatusCode.UNAVAILABLE
             raise RequestFailed(f"{code.name}: {error.details()}", is_unreachable=unreachable) from None
 
@@ -207,7 +208,7 @@ class HttpWire:
             ) as answer:
                 body = await answer.read()
         except TimeoutError:
-            raise RequestFailed(f"no answer within {timeout_s:g} s") from None
+            raise RequestFailed(f"no answer within {timeout_s:g} s", is_late=True) from None
         except self._errors as error:
             raise RequestFailed(str(error) or type(error).__name__, is_unreachable=True) from None
         if answer.status != 200:

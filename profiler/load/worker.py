@@ -62,6 +62,7 @@ class Stream:
     outstanding: int = 0
     unavailable_in_a_row: int = 0
     first_error: str | None = None
+    first_refusal: str | None = None
     sent_s: list[float] = field(default_factory=list)
     latency_s: list[float] = field(default_factory=list)
     lag_s: list[float] = field(default_factory=list)
@@ -79,6 +80,8 @@ class Stream:
                     await self._send_in_turn(source)
         except RequestFailed as error:
             self.first_error = self.first_error or str(error)
+            if not error.is_late:
+                self.first_refusal = self.first_refusal or str(error)
             self.failed += counted
             self.unavailable_in_a_row += error.is_unreachable
             return False
@@ -164,6 +167,7 @@ class Stream:
             "offered": self.offered,
             "failed": self.failed,
             "first_error": self.first_error,
+            "first_refusal": self.first_refusal,
             "client_busy": round(client_busy, 4),
             "client_bound": client_busy > CLIENT_BOUND_CPU or lag_s > allowed_lag_s(self.latency_s),
         }

@@ -26,7 +26,7 @@ from profiler.load.preferred import PreferredLoadGenerator
 from profiler.server.find import TritonInstallation
 from profiler.server.local import LocalTriton
 from profiler.stability import stability_of_parts, stability_open
-from tests.small_models import closed, opened
+from tests.small_models import ONE_INPUT, closed, opened, write_model
 
 pytestmark = pytest.mark.slow
 
@@ -266,6 +266,21 @@ def test_one_that_hangs_is_ended(
     stopper.join()
     assert stopped
     assert not stopped[0].is_running()
+
+
+def test_a_model_that_stops_to_answer_is_named_before_all_patience_ends(
+    triton: TritonInstallation, perf_analyzer: PerfAnalyzerBinary, tmp_path: Path
+) -> None:
+    stops = "self.n = getattr(self, 'n', 0) + 1; time.sleep(600 if self.n == 20 else 0)"
+    write_model(tmp_path / "models", "stopping", f"max_batch_size: 1\n{ONE_INPUT}", seconds=0.01, check=stops)
+    generator = PerfAnalyzerLoadGenerator(perf_analyzer, deadline_s=1.0)
+    with (
+        LocalTriton.start(
+            triton, tmp_path / "models", cores=None, log_path=tmp_path / "log", load=["stopping"]
+        ) as server,
+        pytest.raises(ServerError, match="'stopping' gave no answer within 1 s"),
+    ):
+        generator.run(server, [closed("stopping", seconds=1.0)])
 
 
 def test_an_interrupted_run_leaves_no_process(server: LocalTriton, generator: PerfAnalyzerLoadGenerator) -> None:
