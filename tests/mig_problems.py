@@ -15,13 +15,11 @@ from hypothesis import strategies as st
 
 from planner.domain.check import check_placements
 from planner.domain.ensemble import Ensemble, Member, Serve
-from planner.domain.layout import Layout
 from planner.domain.mig import MigSlice
-from planner.domain.objectives import MAXIMISED, integer_value
 from planner.domain.plan import Placement
 from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem, Running
 from planner.domain.units import PPM
-from tests.problems import device_contents, kind, model, option, problem, running
+from tests.problems import device_contents, kind, model, objective_key, option, problem, running
 
 SLICES = {
     "1g": MigSlice(compute=1, memory=1, starts=(0, 1, 2), gpu_compute=3, gpu_memory=4),
@@ -162,12 +160,7 @@ def all_plans(subject: Problem) -> Iterator[tuple[Placement, ...]]:
 
 def brute_force(subject: Problem) -> tuple[int, ...] | None:
     """The best objectives of all plans, as integers to be minimised in their order; None where there is no plan."""
-    return min((key_of(subject, placements) for placements in all_plans(subject)), default=None)
-
-
-def key_of(subject: Problem, placements: tuple[Placement, ...]) -> tuple[int, ...]:
-    layout = Layout(subject, placements)
-    return tuple(integer_value(layout, o) * (-1 if o in MAXIMISED else 1) for o in subject.objectives)
+    return min((objective_key(subject, placements) for placements in all_plans(subject)), default=None)
 
 
 _Filling = tuple[tuple[Option, Device], ...]

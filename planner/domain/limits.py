@@ -32,23 +32,14 @@ def limits_of(problem: Problem, option: Option) -> Limits | None:
     if model.allowed_gpu and kind.type not in model.allowed_gpu:
         return None
     borne, max_others = option.tolerance_ppm, option.max_others
-    if model.latency_bound_us is not None and not kind.calibrated:
-        delay = option.queue_delay_us or 0
-        phi = largest_stretch(option.curve, option.capacity_mrps, model.latency_bound_us, delay)
+    curves = [] if model.latency_bound_us is None else [(option.curve, model.latency_bound_us)]
+    curves += [(promise.curve, promise.latency_us) for promise in option.promises if promise.curve]
+    for curve, bound_us in [] if kind.calibrated else curves:
+        phi = largest_stretch(curve, option.capacity_mrps, bound_us, option.queue_delay_us or 0)
         if phi is None:
             return None
         measured = tolerance(phi, optimistic=problem.settings.optimistic_latency)
         borne = min(borne, measured.busy_ppm)
         known = [limit for limit in (max_others, measured.max_others) if limit is not None]
         max_others = min(known, default=None)
-    for promise in option.promises if not kind.calibrated else ():
-        if promise.curve:
-            delay = option.queue_delay_us or 0
-            phi = largest_stretch(promise.curve, option.capacity_mrps, promise.latency_us, delay)
-            if phi is None:
-                return None
-            measured = tolerance(phi, optimistic=problem.settings.optimistic_latency)
-            borne = min(borne, measured.busy_ppm)
-            known = [limit for limit in (max_others, measured.max_others) if limit is not None]
-            max_others = min(known, default=None)
     return Limits(borne * PPM, max_others)

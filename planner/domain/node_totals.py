@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from planner.domain.layout import Layout
@@ -34,21 +34,27 @@ _SCALE = {"bytes": 1, "cores": 1000, "W": 1000, "USD/h": 1_000_000}
 
 
 def host_memory_totals(layout: Layout) -> Iterator[Total]:
-    used: Counter[str] = Counter()
-    for placed in layout.placed:
-        used[placed.device.node] += layout.problem.model_by_name[placed.option.model].host_memory_bytes
-    for node in layout.problem.nodes:
-        if node.host_memory_bytes is not None and node.name in used:
-            yield Total(Rule.HOST_MEMORY, node.name, used[node.name], node.host_memory_bytes, "bytes")
+    asked = {model.name: model.host_memory_bytes for model in layout.problem.models}
+    there = {node.name: node.host_memory_bytes for node in layout.problem.nodes}
+    return _host_totals(layout, Rule.HOST_MEMORY, asked, there, "bytes")
 
 
 def host_cpu_totals(layout: Layout) -> Iterator[Total]:
+    asked = {model.name: model.host_cpu_millis for model in layout.problem.models}
+    there = {node.name: node.host_cpu_millis for node in layout.problem.nodes}
+    return _host_totals(layout, Rule.HOST_CPU, asked, there, "cores")
+
+
+def _host_totals(
+    layout: Layout, rule: Rule, asked: Mapping[str, int], there: Mapping[str, int | None], unit: str
+) -> Iterator[Total]:
+    """What the replicas on a node ask for, by model, beside what the node has."""
     used: Counter[str] = Counter()
     for placed in layout.placed:
-        used[placed.device.node] += layout.problem.model_by_name[placed.option.model].host_cpu_millis
-    for node in layout.problem.nodes:
-        if node.host_cpu_millis is not None and node.name in used:
-            yield Total(Rule.HOST_CPU, node.name, used[node.name], node.host_cpu_millis, "cores")
+        used[placed.device.node] += asked[placed.option.model]
+    for node, limit in there.items():
+        if limit is not None and node in used:
+            yield Total(rule, node, used[node], limit, unit)
 
 
 def limit_totals(layout: Layout) -> Iterator[Total]:

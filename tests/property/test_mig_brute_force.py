@@ -5,17 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 
-from planner.domain.certificate import Certificate
 from planner.domain.check import check_placements
-from planner.domain.derive import Origin, derive_plan
-from planner.domain.objectives import MAXIMISED, SCALE
 from planner.domain.plan import Status
-from planner.domain.problem import SCHEMA_VERSION, Problem
-from planner.domain.proof import verify
-from planner.domain.rules import Violation
+from planner.domain.problem import Problem
 from solvers import registry
-from solvers.base import Progress, SolveOptions, SolveResult
-from tests.mig_problems import brute_force, key_of, tiny_mig_problems
+from solvers.base import Progress, SolveOptions
+from tests.bounds import assert_bounds_hold
+from tests.mig_problems import brute_force, tiny_mig_problems
+from tests.problems import objective_key
 
 ONE_WORKER = SolveOptions(time_limit_s=30, workers=1)
 FEW_STEPS = SolveOptions(time_limit_s=5, iterations=5, workers=1)
@@ -34,7 +31,7 @@ def test_cpsat_reaches_the_brute_force_optimum(subject: Problem) -> None:
         return
     assert result.status is Status.OPTIMAL
     assert result.placements is not None
-    assert key_of(subject, result.placements) == best
+    assert objective_key(subject, result.placements) == best
 
 
 @pytest.mark.parametrize(("name", "options"), [("greedy", ONE_WORKER), ("columns", FEW_STEPS), ("auto", ONE_WORKER)])
@@ -48,29 +45,8 @@ def test_every_plan_keeps_the_rules_and_its_bounds_hold(name: str, options: Solv
         return
     assert best is not None
     assert check_placements(subject, result.placements) == []
-    reached = key_of(subject, result.placements)
+    reached = objective_key(subject, result.placements)
     assert reached >= best
     assert result.status is not Status.OPTIMAL or reached == best
     event(f"{name}: {result.status}")
-    assert _violations_of_proofs(subject, result) == []
-    for place, (bound, objective) in enumerate(zip(result.bounds, subject.objectives, strict=True)):
-        if reached[:place] == best[:place]:
-            sign = -1 if objective in MAXIMISED else 1
-            for value in (bound.value, bound.certified):
-                assert value is None or sign * round(value * SCALE[objective]) <= best[place]
-
-
-def _violations_of_proofs(subject: Problem, result: SolveResult) -> list[Violation]:
-    """What `planner check --bound` has to say."""
-    assert result.placements is not None
-    origin = Origin(
-        status=result.status,
-        solver=result.solver,
-        seed=0,
-        runtime_s=result.runtime_s,
-        bounds=[(bound.value, bound.method) for bound in result.bounds],
-        certified=[(bound.certified, bound.uncertified) for bound in result.bounds],
-    )
-    plan = derive_plan(subject, result.placements, origin)
-    certificate = Certificate(schema_version=SCHEMA_VERSION, problem_digest=subject.digest, proofs=result.proofs)
-    return verify(subject, plan, certificate)
+    assert_bounds_hold(subject, result, best)
