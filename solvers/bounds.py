@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
 
@@ -235,6 +236,15 @@ def unbounded(problem: Problem, layout: Layout) -> tuple[ObjectiveValue, ...]:
         ObjectiveValue(name=o, value=natural(o, integer_value(layout, o)), bound=None, method=NO_BOUND.method)
         for o in problem.objectives
     )
+
+
+def tighter(ours: Bound | None, area: Bound) -> Bound:
+    """The tighter of both; where they are equal the one that needs no search, with what was certified."""
+    if ours is None or ours.value is None:
+        return area
+    if area.value is None or area.value < ours.value:
+        return ours
+    return replace(area, certified=ours.certified, uncertified=ours.uncertified)
 
 
 def applies(problem: Problem) -> bool:

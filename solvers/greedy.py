@@ -18,8 +18,8 @@ from planner.domain.layout import Layout
 from planner.domain.plan import Placement, Status
 from planner.domain.problem import Device, Model, Objective, Problem
 from planner.domain.rules import moves
-from solvers.base import Progress, SolveOptions, SolveResult
-from solvers.bounds import MAIN, NO_BOUND, area_bounds, lexicographic, unbounded
+from solvers.base import Bound, Progress, SolveOptions, SolveResult
+from solvers.bounds import MAIN, NO_BOUND, area_bounds, lexicographic, tighter, unbounded
 from solvers.packing import Measure, Packing, Price, Score, Sizes
 from solvers.reduction import Reduction, is_sited, name_placements
 from solvers.sited import SitedPacking
@@ -57,8 +57,14 @@ class GreedySolver:
         reduction = Reduction(problem)
         return self.conclude(reduction, first_plan(reduction, progress), started)
 
-    def conclude(self, reduction: Reduction, best: tuple[Placement, ...] | None, started: float) -> SolveResult:
-        """A plan with what is known of it without a search."""
+    def conclude(
+        self,
+        reduction: Reduction,
+        best: tuple[Placement, ...] | None,
+        started: float,
+        known: Sequence[Bound] = (),
+    ) -> SolveResult:
+        """A plan with what is known of it without a search. `known`: bounds from elsewhere, by objective."""
         problem = reduction.problem
         if best is None:
             proven = bool(reduction.hopeless) and not problem.allow_unserved
@@ -67,6 +73,7 @@ class GreedySolver:
         else:
             layout = Layout(problem, best)
             bounds = area_bounds(reduction, layout)
+            bounds = tuple(map(tighter, known, bounds)) if known else bounds
             reached = [objective.value for objective in unbounded(problem, layout)]
             status = Status.OPTIMAL if reached == [bound.value for bound in bounds] else Status.FEASIBLE
         runtime_s = time.monotonic() - started

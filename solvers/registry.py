@@ -13,10 +13,10 @@ from planner.domain.objectives import integer_value
 from planner.domain.plan import ObjectiveValue, Placement, Status
 from planner.domain.problem import Problem
 from planner.errors import InputError, PlannerError
-from solvers.base import Progress, SolveOptions, SolveResult, SolverFactory
-from solvers.bounds import applies, places_needed
+from solvers.base import Bound, Progress, SolveOptions, SolveResult, SolverFactory
+from solvers.bounds import NO_BOUND, applies, places_needed
 from solvers.greedy import GreedySolver, first_plan, takes_a_moment
-from solvers.reduction import Reduction
+from solvers.reduction import Reduction, is_sited, without_sites
 from solvers.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 AUTO = "auto"
 # With more variables CP-SAT hardly improves on the greedy plan within a minute on two cores.
 LARGEST_FOR_CPSAT = 30_000
+# With fewer it mostly proves its plans itself.
+PROVED_BY_CPSAT = 3_000
+# Of the time limit, what a bound without the rules between devices may take.
+SHARE_OF_BOUND = 0.5
 
 
 def solve(problem: Problem, options: SolveOptions, progress: Progress, *, name: str = AUTO) -> SolveResult:
@@ -79,7 +83,8 @@ class AutoSolver:
         reduction = Reduction(problem)
         quick = takes_a_moment(reduction) or not applies(problem)
         plan = first_plan(reduction, progress) if quick else None
-        large = not quick or _variables(reduction, plan) > LARGEST_FOR_CPSAT
+        variables = _variables(reduction, plan)
+        large = not quick or variables > LARGEST_FOR_CPSAT
         if reduction.hopeless and not problem.allow_unserved:
             return GreedySolver().conclude(reduction, plan, started)
         by_columns = None
@@ -89,12 +94,26 @@ class AutoSolver:
             done = by_columns.interrupted or by_columns.status in (Status.OPTIMAL, Status.INFEASIBLE)
             if large or done:
                 return by_columns
-        if large:
-            progress.message("too many variables for cpsat: greedy plan with the area bound")
-            return GreedySolver().conclude(reduction, plan, started)
         known = () if by_columns is None else by_columns.bounds
+        if is_sited(problem) and variables > PROVED_BY_CPSAT:
+            known = _without_sites(reduction, options)
+        if large:
+            progress.message("too many variables for cpsat: the greedy plan, with a bound")
+            return GreedySolver().conclude(reduction, plan, started, known)
         result = _cpsat().improve(reduction, plan, options, progress, started, known)
         return result if by_columns is None else joined(problem, by_columns, result)
+
+
+def _without_sites(reduction: Reduction, options: SolveOptions) -> tuple[Bound, ...]:
+    """Bounds without the rules between devices, but with the replicas that these ask for at least."""
+    from solvers.columns.bounding import first_bound
+
+    problem = without_sites(reduction.problem)
+    fewest = map(reduction.fewest_replicas, reduction.problem.models)
+    models = tuple(replace(m, replicas_min=least) for m, least in zip(problem.models, fewest, strict=True))
+    problem = replace(problem, models=models)
+    limited = replace(options, time_limit_s=SHARE_OF_BOUND * options.time_limit_s)
+    return (first_bound(Reduction(problem), limited), *(NO_BOUND for _ in problem.objectives[1:]))
 
 
 def joined(problem: Problem, first: SolveResult, last: SolveResult) -> SolveResult:

@@ -96,12 +96,16 @@ class Search:
 
     def run(self, *, brief: bool = False) -> None:
         """`brief`: end once proven, or when neighbourhoods bring nothing for a while: another solver goes on."""
-        self._fills()
-        self._relax()
+        self.prove()
         self._dives()
         if not self.near:
             self._select()
         self._neighbourhoods(brief=brief)
+
+    def prove(self) -> None:
+        """First plans and the relaxation: the bound, without more search for a plan."""
+        self._fills()
+        self._relax()
 
     @property
     def near(self) -> bool:

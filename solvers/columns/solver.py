@@ -12,7 +12,7 @@ from planner.domain.objectives import integer_value, natural
 from planner.domain.plan import ObjectiveValue, Placement, Status
 from planner.domain.problem import Device, Option, Problem
 from solvers.base import Bound, Progress, SolveOptions, SolveResult
-from solvers.bounds import MAIN, NO_BOUND, applies, area_bounds, lexicographic, unbounded
+from solvers.bounds import MAIN, NO_BOUND, applies, area_bounds, lexicographic, tighter, unbounded
 from solvers.columns.certifying import Held, proof_of
 from solvers.columns.column import Column
 from solvers.columns.compiled import compiled
@@ -112,7 +112,7 @@ class _Run:
         if self.plan is not None:
             layout = Layout(self._problem, self.plan)
             known = area_bounds(self._reduction, layout)
-            bounds = tuple(_better(self._bounds.get(place), bound) for place, bound in enumerate(known))
+            bounds = tuple(tighter(self._bounds.get(place), bound) for place, bound in enumerate(known))
             reached = [objective.value for objective in unbounded(self._problem, layout)]
             status = Status.OPTIMAL if reached == [bound.value for bound in bounds] else Status.FEASIBLE
         return SolveResult(
@@ -196,15 +196,6 @@ class _Run:
         return tuple(
             replace(v, bound=natural(first, bound), method=NAME) if v.name is first and bound else v for v in values
         )
-
-
-def _better(ours: Bound | None, area: Bound) -> Bound:
-    """The tighter of both; where they are equal the one that needs no search, with what was certified."""
-    if ours is None or ours.value is None:
-        return area
-    if area.value is None or area.value < ours.value:
-        return ours
-    return replace(area, certified=ours.certified, uncertified=ours.uncertified)
 
 
 def columns_of(instance: Instance, plan: Sequence[Placement]) -> list[Column]:

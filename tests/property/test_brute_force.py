@@ -65,3 +65,17 @@ def test_columns_keep_the_rules_and_their_bounds_hold(subject: Problem) -> None:
     reached = objective_key(subject, result.placements)
     assert reached >= best
     assert_bounds_hold(subject, result, best)
+
+
+@SLOW
+@given(tiny_sited_problems())
+def test_a_bound_without_the_rules_between_devices_holds_with_them(subject: Problem) -> None:
+    best = brute_force(subject)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "PROVED_BY_CPSAT", 0)
+        patch.setattr(registry, "LARGEST_FOR_CPSAT", 0)
+        result = registry.solve(subject, ONE_WORKER, Progress())
+    if result.placements is not None:
+        assert best is not None
+        assert_bounds_hold(subject, result, best)
+        assert result.status is not Status.OPTIMAL or objective_key(subject, result.placements) == best
