@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import URL, RowMapping, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import NullPool, StaticPool
 
 from planner.domain.profile import Measurement, ProfileRow, ProfileStore
@@ -36,6 +37,7 @@ from planner.errors import Incomplete, InputError, NotFoundError, PlannerError, 
 from planner.store.schema import ADDED, SCHEMA_VERSION, measurement, metadata, store_version
 
 BUSY_TIMEOUT_S = 30.0
+WAL_TRIES, WAL_PAUSE_S = 100, 0.05
 _KEYS_PER_STATEMENT = 500
 _ROW_FIELDS = tuple(f.name for f in fields(ProfileRow))
 _CREATE_HINT = "fill it with planner measure or planner profiles import"
@@ -278,13 +280,27 @@ def _create(engine: Engine) -> None:
     sqlite = engine.dialect.name == "sqlite"
     with engine.connect() as connection:
         if sqlite:
-            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            _use_wal(connection)
             # Two runs may create the store at the same moment: the second waits here, then finds the tables.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         metadata.create_all(connection)
         if connection.scalar(select(func.count()).select_from(store_version)) == 0:
             connection.execute(insert(store_version).values(schema_version=SCHEMA_VERSION))
         connection.commit()
+
+
+def _use_wal(connection: Connection) -> None:
+    """SQLite does not wait here for another run that opens the new file at the same moment; so we do."""
+    for tries_left in reversed(range(WAL_TRIES)):
+        try:
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        except OperationalError as error:
+            if not tries_left or "locked" not in str(error.orig).lower():
+                raise
+            connection.rollback()
+            time.sleep(WAL_PAUSE_S)
+        else:
+            return
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -295,3 +296,13 @@ def test_postgresql_without_its_driver_never_shows_the_password(monkeypatch: pyt
     assert "secret" not in str(caught.value)
     assert caught.value.hint is not None
     assert "secret" not in caught.value.hint
+
+
+def test_a_store_that_another_run_is_just_opening_is_waited_for(path: Path) -> None:
+    other = sqlite3.connect(path, check_same_thread=False)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM sqlite_master").fetchall()  # it reads: nobody may change how the file is kept
+    threading.Timer(0.3, other.rollback).start()
+    store = open_store(f"sqlite:///{path}", busy_timeout_s=0.01)
+    store.add([measured("a")])
+    assert store.rows() == [ROW]
