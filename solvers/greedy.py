@@ -36,12 +36,12 @@ BETWEEN_DEVICES = (
 LARGEST_IN_A_MOMENT = 4_000
 
 MEASURES: tuple[Measure, ...] = (max, sum, lambda shares: shares[0], lambda shares: shares[1])
-# Dot product and distance to what is free: Panigrahy et al., Heuristics for Vector Bin Packing (2011).
 PRICES: dict[Objective, Price] = {
     Objective.GPUS: lambda choice: 1.0,
     Objective.COST: lambda choice: float(choice.kind.cost_microusd_per_hour or 1),
     Objective.POWER: lambda choice: float(choice.kind.power_milliwatts or 1),
 }
+# Dot product and distance to what is free: Panigrahy et al., Heuristics for Vector Bin Packing (2011).
 SCORES: tuple[Score, ...] = (
     lambda shares, free: shares[0] * free[0] + shares[1] * free[1],
     lambda shares, free: -((free[0] - shares[0]) ** 2) - (free[1] - shares[1]) ** 2,

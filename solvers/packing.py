@@ -15,8 +15,8 @@ from solvers.reduction import Choice, Reduction
 from solvers.stopping import stop_if_asked
 
 Measure = Callable[[Sequence[float]], float]
-# How well a replica's shares (memory, busy time) go with what is free on a device.
 Price = Callable[[Choice], float]
+# How well a replica's shares (memory, busy time) go with what is free on a device.
 Score = Callable[[Sequence[float], Sequence[float]], float]
 
 # So many options per model are tried on devices in use; all of them on a device that is taken anew.
@@ -44,7 +44,20 @@ class Sizes:
         ranked = self.rankings[model.name]
         return self._size[ranked[0]] * max(1.0, model.peak_mrps / ranked[0].capacity_mrps) if ranked else 0.0
 
-    def ranked(self, model: Model, missing_mrps: int, least_mrps: int) -> list[Choice]:
+    def for_next(self, model: Model, replicas: int, missing_mrps: int, elsewhere_mrps: int = 0) -> list[Choice]:
+        """Choices for the next replica, best first, without those with which the demand cannot be reached any more.
+
+        `replicas`: so many there are; `elsewhere_mrps`: what a rule misses at the place where it will stand.
+        """
+        least = 0
+        if model.replicas_max is not None:
+            room = model.replicas_max - replicas
+            if room <= 0:
+                return []
+            least = missing_mrps - (room - 1) * self._largest.get(model.name, 0)
+        return self._ranked(model, max(missing_mrps, elsewhere_mrps), least)
+
+    def _ranked(self, model: Model, missing_mrps: int, least_mrps: int) -> list[Choice]:
         """Choices by size per request that is still missing, without those below `least_mrps`."""
         row = self.rankings[model.name]
         if row and missing_mrps >= self._largest[model.name] and least_mrps <= self._smallest[model.name]:
@@ -358,15 +371,7 @@ class Packing:
         )
 
     def _ranked(self, model: Model) -> Sequence[Choice]:
-        """Choices for the next replica, best first, without those with which the demand cannot be reached any more."""
-        missing, least = self._missing(model), 0
-        if model.replicas_max is not None:
-            room = model.replicas_max - self._counts[model.name]
-            if room <= 0:
-                return ()
-            best = max((c.capacity_mrps for c in self._reduction.by_model[model.name]), default=0)
-            least = missing - (room - 1) * best
-        return self._sizes.ranked(model, missing, least)
+        return self._sizes.for_next(model, self._counts[model.name], self._missing(model))
 
     def _put_on_open(self, choice: Choice, cursors: dict[Choice, int]) -> bool:
         row = self._open[choice.option.kind]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING
 
 from planner.domain.certificate import Proof
@@ -83,8 +84,8 @@ class AutoSolver:
         reduction = Reduction(problem)
         quick = takes_a_moment(reduction) or not applies(problem)
         plan = first_plan(reduction, progress) if quick else None
-        variables = _variables(reduction, plan)
-        large = not quick or variables > LARGEST_FOR_CPSAT
+        variables = _variables(reduction, plan) if quick else inf
+        large = variables > LARGEST_FOR_CPSAT
         if reduction.hopeless and not problem.allow_unserved:
             return GreedySolver().conclude(reduction, plan, started)
         by_columns = None

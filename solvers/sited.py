@@ -125,15 +125,7 @@ class SitedPacking:
         return self._put_somewhere(model, where, self._ranked(model, missing))
 
     def _ranked(self, model: Model, missing_elsewhere: int) -> Sequence[Choice]:
-        """Choices best first, without those with which the demand cannot be reached any more."""
-        missing, least = self._missing(model), 0
-        if model.replicas_max is not None:
-            room = model.replicas_max - self._counts[model.name]
-            if room <= 0:
-                return ()
-            best = max((c.capacity_mrps for c in self._reduction.by_model[model.name]), default=0)
-            least = missing - (room - 1) * best
-        return self._sizes.ranked(model, max(missing, missing_elsewhere), least)
+        return self._sizes.for_next(model, self._counts[model.name], self._missing(model), missing_elsewhere)
 
     def _put_somewhere(self, model: Model, where: Where, ranked: Sequence[Choice]) -> bool:
         return any(self._put_on_open(bundle, where) for bundle in self._bundles(model, ranked)) or any(
@@ -145,7 +137,8 @@ class SitedPacking:
         for choice in ranked:
             rows = [[c for c in self._sizes.rankings[name] if c.kind is choice.kind] for name in others]
             for rest in islice(product(*rows), BUNDLES):
-                yield (choice, *rest)
+                if self._may_have_more(bundle := (choice, *rest)):
+                    yield bundle
 
     def _put_on_open(self, bundle: Bundle, where: Where) -> bool:
         """Where a choice did not fit beside the others once it never will: such devices are not asked again."""
@@ -158,7 +151,7 @@ class SitedPacking:
             if not loading.fits(choice):
                 continue
             kept.append(loading)
-            if not where(loading.device) or not self._fits(bundle, loading):
+            if not where(loading.device) or not self._may_join(bundle, loading):
                 continue
             if best is None or loading.peak_share < best.peak_share:
                 best = loading
@@ -177,7 +170,7 @@ class SitedPacking:
             self.trials += 1
             if where(device) and self._slicing.allows(device):
                 loading = self._loading(device)
-                if self._fits(bundle, loading):
+                if loading.fits(bundle[0]) and self._may_join(bundle, loading):
                     del row[place]
                     self._opened[loading.kind.name].append(loading)
                     self._slicing.use(device)
@@ -185,11 +178,12 @@ class SitedPacking:
                     return True
         return False
 
-    def _fits(self, bundle: Bundle, loading: Loading) -> bool:
-        if not self._may_have_more(bundle) or not self._sites.allow(bundle, loading.device, loading.placed):
+    def _may_join(self, bundle: Bundle, loading: Loading) -> bool:
+        """Whether a bundle, whose first choice fits, breaks no rule between devices, and the rest of it fits too."""
+        if not self._sites.allow(bundle, loading.device, loading.placed):
             return False
         if len(bundle) == 1:
-            return loading.fits(bundle[0])
+            return True
         trial = self._loading(loading.device)
         for choice in loading.placed:
             trial.put(choice)

@@ -10,9 +10,8 @@ from solvers.bounds import NO_BOUND, applies
 from solvers.columns.compiled import compiled
 from solvers.columns.instance import Instance
 from solvers.columns.search import Costs, Search
+from solvers.columns.solver import NAME
 from solvers.reduction import Reduction
-
-METHOD = "columns"
 
 
 def first_bound(relaxation: Reduction, options: SolveOptions) -> Bound:
@@ -23,8 +22,7 @@ def first_bound(relaxation: Reduction, options: SolveOptions) -> Bound:
     if not told or compiled(options.time_limit_s) is None:
         return NO_BOUND
     instance, objective = Instance(relaxation), problem.objectives[0]
-    costs = Costs(main=tuple(instance.unit_cost(group, objective) for group in instance.groups))
-    search = Search(instance, costs, options, deadline, lambda plan, bound: None)
+    search = Search(instance, Costs(main=instance.unit_costs(objective)), options, deadline, lambda plan, bound: None)
     search.prove()
     reason = "it was proved without the rules between devices, and a certificate does not say so"
-    return Bound(value=natural(objective, search.bound), method=METHOD, uncertified=reason)
+    return Bound(value=natural(objective, search.bound), method=NAME, uncertified=reason)

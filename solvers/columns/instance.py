@@ -149,13 +149,13 @@ class Instance:
             if kind in g.kinds_of(layout)
         )
 
-    def unit_cost(self, group: Group, objective: Objective) -> int:
-        """What one GPU in use adds to the objective, in its integer unit."""
-        return {
-            Objective.GPUS: 1,
-            Objective.COST: group.cost_microusd_per_hour,
-            Objective.POWER: group.power_milliwatts,
-        }.get(objective, 0)
+    def unit_costs(self, objective: Objective) -> tuple[int, ...]:
+        """By group, what one GPU in use adds to the objective, in its integer unit."""
+        if objective is Objective.GPUS:
+            return (1,) * len(self.groups)
+        if objective is Objective.POWER:
+            return tuple(group.power_milliwatts for group in self.groups)
+        return tuple(group.cost_microusd_per_hour if objective is Objective.COST else 0 for group in self.groups)
 
     def _items(self, kind: DeviceKind) -> Items:
         choices = self.reduction.by_kind[kind.name]

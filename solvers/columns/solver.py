@@ -171,8 +171,7 @@ class _Run:
         self._bounds[place] = replace(self._bounds[place], certified=natural(objective, proof.bound))
 
     def _costs(self, place: int) -> tuple[int, ...]:
-        objective = self._problem.objectives[place]
-        return tuple(self._instance.unit_cost(group, objective) for group in self._instance.groups)
+        return self._instance.unit_costs(self._problem.objectives[place])
 
     def _serves_all(self, plan: Sequence[Placement]) -> bool:
         if not self._problem.allow_unserved:

@@ -11,8 +11,8 @@ from planner.domain.plan import Status
 from planner.domain.problem import Problem
 from solvers import registry
 from solvers.base import Progress, SolveOptions
-from tests.bounds import assert_bounds_hold
 from tests.problems import brute_force, objective_key, tiny_problems, tiny_sited_problems
+from tests.results import assert_bounds_hold
 
 ONE_WORKER = SolveOptions(time_limit_s=30, workers=1)
 SLOW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

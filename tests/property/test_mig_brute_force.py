@@ -10,9 +10,9 @@ from planner.domain.plan import Status
 from planner.domain.problem import Problem
 from solvers import registry
 from solvers.base import Progress, SolveOptions
-from tests.bounds import assert_bounds_hold
 from tests.mig_problems import brute_force, tiny_mig_problems
 from tests.problems import objective_key
+from tests.results import assert_bounds_hold
 
 ONE_WORKER = SolveOptions(time_limit_s=30, workers=1)
 FEW_STEPS = SolveOptions(time_limit_s=5, iterations=5, workers=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planner.alternatives import binding_by_gpu, dearest_objective, one_more_gpu, why_here
-from planner.domain.derive import Origin, derive_plan
 from planner.domain.ensemble import Ensemble, Member, Promise, Serve
 from planner.domain.latency import CurvePoint
 from planner.domain.plan import Plan, Status
@@ -13,6 +12,7 @@ from planner.domain.problem import LatencyBasis, Objective, Problem
 from solvers import registry
 from solvers.base import Progress, SolveOptions, SolveResult
 from tests.problems import devices, kind, model, option, problem
+from tests.results import plan_of
 
 
 def _solve(subject: Problem) -> SolveResult:
@@ -24,11 +24,7 @@ def _never(subject: Problem) -> SolveResult:
 
 
 def _plan(subject: Problem) -> Plan:
-    result = _solve(subject)
-    assert result.placements is not None
-    origin = Origin(status=result.status, solver=result.solver, seed=0, runtime_s=0.0,
-                    bounds=[(b.value, b.method) for b in result.bounds])  # fmt: skip
-    return derive_plan(subject, result.placements, origin)
+    return plan_of(subject, _solve(subject))
 
 
 def _two_types() -> Problem:

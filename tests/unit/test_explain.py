@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from planner.domain.derive import Origin, derive_plan
 from planner.domain.plan import Plan, Status
 from planner.domain.problem import Objective, Problem
 from planner.domain.units import PPM
@@ -12,6 +11,7 @@ from planner.explain import explain_infeasible, explain_plan
 from solvers import registry
 from solvers.base import Progress, SolveOptions, SolveResult
 from tests.problems import GIB, devices, kind, model, option, problem, running
+from tests.results import plan_of
 
 
 def _solve(subject: Problem) -> SolveResult:
@@ -110,11 +110,7 @@ def test_explain_plan_names_what_is_unserved() -> None:
 
 
 def _plan(subject: Problem) -> Plan:
-    result = _solve(subject)
-    assert result.placements is not None
-    origin = Origin(status=result.status, solver=result.solver, seed=0, runtime_s=0.0,
-                    bounds=[(b.value, b.method) for b in result.bounds])  # fmt: skip
-    return derive_plan(subject, result.placements, origin)
+    return plan_of(subject, _solve(subject))
 
 
 def test_explain_plan_says_in_which_period_a_rule_binds() -> None:

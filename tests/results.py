@@ -1,4 +1,4 @@
-"""What the bounds and proofs of a result must keep, beside the best plan that there is."""
+"""The plan of a result, and what its bounds and proofs must keep beside the best plan that there is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from planner.domain.certificate import Certificate
 from planner.domain.derive import Origin, derive_plan
 from planner.domain.objectives import MAXIMISED, SCALE
+from planner.domain.plan import Plan
 from planner.domain.problem import SCHEMA_VERSION, Problem
 from planner.domain.proof import verify
 from planner.domain.rules import Violation
@@ -26,8 +27,8 @@ def assert_bounds_hold(subject: Problem, result: SolveResult, best: Sequence[int
                 assert value is None or sign * round(value * SCALE[objective]) <= best[place]
 
 
-def violations_of_proofs(subject: Problem, result: SolveResult) -> list[Violation]:
-    """What `planner check --bound` has to say."""
+def plan_of(subject: Problem, result: SolveResult) -> Plan:
+    """The plan as `planner solve` derives it."""
     assert result.placements is not None
     origin = Origin(
         status=result.status,
@@ -37,6 +38,10 @@ def violations_of_proofs(subject: Problem, result: SolveResult) -> list[Violatio
         bounds=[(bound.value, bound.method) for bound in result.bounds],
         certified=[(bound.certified, bound.uncertified) for bound in result.bounds],
     )
-    plan = derive_plan(subject, result.placements, origin)
+    return derive_plan(subject, result.placements, origin)
+
+
+def violations_of_proofs(subject: Problem, result: SolveResult) -> list[Violation]:
+    """What `planner check --bound` has to say."""
     certificate = Certificate(schema_version=SCHEMA_VERSION, problem_digest=subject.digest, proofs=result.proofs)
-    return verify(subject, plan, certificate)
+    return verify(subject, plan_of(subject, result), certificate)
