@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from statistics import NormalDist
 
+from planner.basis import digest_notes, requests_notes
 from planner.domain.ensemble import Ensemble, Member
 from planner.domain.fleet import Fleet, Gpu, GpuType, SliceType
 from planner.domain.problem import (
     SCHEMA_VERSION,
     Device,
     DeviceKind,
-    LatencyBasis,
     Model,
     Objective,
     Option,
@@ -137,7 +137,7 @@ def build(
         ),
         limits=_limits(fleet),
     )
-    doubts = (*_digest_notes(rows, workload), *_requests_notes(rows, workload))
+    doubts = (*digest_notes(rows, workload), *requests_notes(rows, workload))
     return Built(problem, (*notes, *doubts), tuple(without))
 
 
@@ -459,55 +459,3 @@ def _require_server_base(
                 f"profiles of {kind.profile} give the memory of replicas, but not what the server itself takes",
                 hint=f"add a row '@server,{kind.profile}' with memory_bytes, or pass --server-base",
             )
-
-
-def _requests_notes(rows: Sequence[ProfileRow], workload: Workload) -> list[str]:
-    notes = []
-    for demand in workload.models:
-        kinds = sorted({row.requests or "random requests" for row in rows if row.model == demand.name})
-        if len(kinds) > 1:
-            notes.append(
-                f"{demand.name}: its profiles come from {len(kinds)} kinds of requests, and a plan may rest on the "
-                f"easiest: {'; '.join(kinds)}"
-            )
-    return notes
-
-
-def _digest_notes(rows: Sequence[ProfileRow], workload: Workload) -> list[str]:
-    notes = []
-    for demand in workload.models:
-        digests = {row.model_digest for row in rows if row.model == demand.name and row.model_digest}
-        if len(digests) > 1:
-            notes.append(
-                f"{demand.name}: its profiles come from {len(digests)} different versions of the model's files"
-            )
-    return notes
-
-
-def basis_notes(problem: Problem, used: Iterable[Option]) -> list[str]:
-    """What the plan rests on, in sentences: estimates, closed-loop latency, no calibration."""
-    options = list(used)
-    notes = []
-    for source in (Source.ESTIMATED, Source.FITTED, Source.PUBLISHED, Source.IMPORTED):
-        count = sum(1 for o in options if o.source.split(":")[0] == source)
-        if count:
-            notes.append(f"{_of_replicas(count, len(options))} on {source} profiles")
-    kinds = {option.kind for option in options}
-    for name in sorted(kinds):
-        overhead, _, basis = problem.kind_by_name[name].overhead_source.partition(":")
-        if overhead != Source.MEASURED:
-            detail = f" ({basis.strip()})" if basis else ""
-            notes.append(f"memory of the server and its backends on {name} is {overhead}{detail}")
-    closed = sum(1 for o in options if o.latency_basis is LatencyBasis.CLOSED)
-    if closed:
-        notes.append(f"{_of_replicas(closed, len(options))} on closed-loop latency: no promise under open traffic")
-    if any(not problem.kind_by_name[name].calibrated for name in kinds):
-        limits = "the fast limit alone" if problem.settings.optimistic_latency else "the safer of two limits"
-        notes.append(f"uncalibrated: latency beside other models is planned by {limits}")
-    return notes
-
-
-def _of_replicas(count: int, total: int) -> str:
-    if count < total:
-        return f"{count} of {total} replicas rest"
-    return "the only replica rests" if total == 1 else f"all {total} replicas rest"

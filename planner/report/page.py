@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from planner.build import basis_notes
+from planner.basis import basis_notes
 from planner.domain.objectives import MAXIMISED
 from planner.domain.period_loads import period_loads
 from planner.domain.plan import ObjectiveValue, Plan, PlannedDevice, PlannedEnsemble, PlannedGpu, Replica, Status

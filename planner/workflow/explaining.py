@@ -30,7 +30,7 @@ class Explanation:
 def explain(path: Path, why: Sequence[str], time_limit_s: float) -> Explanation:
     """NotFoundError for a model that the plan's problem does not have."""
     from planner.alternatives import binding_by_gpu, dearest_objective, one_more_gpu, why_here
-    from planner.build import basis_notes
+    from planner.basis import basis_notes
     from planner.explain import explain_plan
     from planner.plan_files import read_plan
 

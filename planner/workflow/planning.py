@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from planner.build import BuildSettings, Built, basis_notes, build
+from planner.basis import basis_notes
+from planner.build import BuildSettings, Built, build
 from planner.domain.certificate import Certificate
 from planner.domain.check import check
 from planner.domain.derive import Origin, derive_plan
