@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 
+from planner.batch_time import batch_time
 from planner.call_promises import promising
 from planner.domain.ensemble import Ensemble
 from planner.domain.latency import CurvePoint, largest_stretch, tolerance
@@ -272,6 +273,7 @@ def _option_at(
         exclusive=exclusive,
         swing_ppm=_swing_by_period(configuration, model, rate_mrps, busy),
         source=_source(configuration),
+        batch_time=batch_time(configuration.rows, batches=configuration.batches),
     )
 
 

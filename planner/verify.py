@@ -20,7 +20,7 @@ from planner.domain.statistics import samples_needed
 from planner.domain.verification import SCHEMA_VERSION, DeviceVerification, Failure, Verification
 from planner.errors import POINT_FAILURES, InputError
 from planner.plan_files import plan_digest
-from planner.verify_judge import Usage, device_verification
+from planner.verify_judge import Seen, Usage, device_verification, observed
 from planner.verify_traffic import DeviceTraffic, ReplicaTraffic, device_traffic
 
 SAMPLES_TO_SPARE = 1.1
@@ -160,23 +160,24 @@ class _Run:
         self._reporter.device(name, seconds, number, self._total)
         try:
             with self._bench.start(device) as server:
-                results, usage = self._drive(server, traffic, seconds)
+                seen, usage = self._drive(server, traffic, seconds)
         except POINT_FAILURES as error:
             failure = Failure(message=error.message, log_tail=error.log_tail or "")
             found = device_verification(device, traffic, seconds, {}, Usage(), failure)
         else:
-            found = device_verification(device, traffic, seconds, results, usage, None)
+            found = device_verification(device, traffic, seconds, seen, usage, None)
         self._reporter.verified(found)
         return found
 
-    def _drive(self, server: Server, traffic: DeviceTraffic, seconds: float) -> tuple[Mapping[str, LoadResult], Usage]:
+    def _drive(self, server: Server, traffic: DeviceTraffic, seconds: float) -> tuple[Mapping[str, Seen], Usage]:
         """Warm up with full batches on every instance, as the plan's memory assumes, then the real traffic."""
         if not traffic.driven:
             return {}, Usage()
         self._bench.drive(server, [self._warm_up(replica) for replica in traffic.driven])
         specs = [self._open_loop(replica, seconds, stream) for stream, replica in enumerate(traffic.driven)]
         results, usage = self._bench.drive(server, specs)
-        return {replica.id: result for replica, result in zip(traffic.driven, results, strict=True)}, usage
+        found = zip(traffic.driven, results, strict=True)
+        return {replica.id: observed(result, replica) for replica, result in found}, usage
 
     def _warm_up(self, replica: ReplicaTraffic) -> LoadSpec:
         option = replica.option

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from planner.domain.plan import PlannedDevice
 from planner.domain.serving import LoadResult
 from planner.domain.statistics import percentile, percentile_interval, samples_needed
-from planner.domain.verification import DeviceVerification, Failure, ModelVerification, Verdict
+from planner.domain.verification import DeviceVerification, Failure, ModelVerification, SimulatedModel, Verdict
 from planner.verify_traffic import DeviceTraffic, ReplicaTraffic
 
 
@@ -26,22 +26,36 @@ class Usage:
 
 
 class Latency(NamedTuple):
-    """A measured percentile in milliseconds with its interval; None where it is not known."""
+    """A percentile in milliseconds with its interval; None where it is not known, infinite where requests failed."""
 
     value: float | None = None
     low: float | None = None
     high: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What became of a replica's requests. `within`: the share of them that kept the bound, None without one. `doubt`
+    says why they cannot give a verdict at all, `failures` how many failed and why."""
+
+    completed: int
+    failed: int
+    latency: Latency
+    within: float | None
+    doubt: str | None
+    failures: str | None = None
+    simulated: SimulatedModel | None = None
+
+
 def device_verification(
     device: PlannedDevice,
     traffic: DeviceTraffic,
     seconds: float,
-    results: Mapping[str, LoadResult],
+    seen: Mapping[str, Seen],
     usage: Usage,
     failure: Failure | None,
 ) -> DeviceVerification:
-    """`results` by replica; a replica without one was not driven, or its server failed."""
+    """`seen` by replica; a replica that is not in it was not driven, or its server failed."""
     return DeviceVerification(
         device=device.device,
         type=traffic.type,
@@ -51,22 +65,20 @@ def device_verification(
         memory_bytes_measured=usage.memory_bytes,
         busy_predicted=sum(replica.busy for replica in traffic.replicas),
         busy_measured=usage.busy,
-        models=tuple(_model(replica, results.get(replica.id), usage, failure) for replica in traffic.replicas),
+        models=tuple(_model(replica, seen.get(replica.id), usage, failure) for replica in traffic.replicas),
         failure=failure,
     )
 
 
-def _model(
-    replica: ReplicaTraffic, result: LoadResult | None, usage: Usage, failure: Failure | None
-) -> ModelVerification:
-    latency = Latency() if result is None else _latency(result, replica.percentile)
-    verdict, reason = _judged(replica, result, latency, failure)
+def _model(replica: ReplicaTraffic, seen: Seen | None, usage: Usage, failure: Failure | None) -> ModelVerification:
+    latency = Latency() if seen is None else seen.latency
+    verdict, reason = _judged(replica, seen, failure)
     return ModelVerification(
         replica=replica.id,
         model=replica.model,
         rate_rps=replica.rate_rps,
-        completed=0 if result is None else len(result.latency_s),
-        failed=0 if result is None else result.failed,
+        completed=0 if seen is None else seen.completed,
+        failed=0 if seen is None else seen.failed,
         percentile=replica.percentile,
         bound_ms=replica.bound_ms,
         predicted_ms=replica.promised_ms,
@@ -82,6 +94,8 @@ def _model(
         busy_measured=usage.busy_by_model.get(replica.model),
         verdict=verdict,
         reason=reason,
+        within=None if seen is None else seen.within,
+        simulated=None if seen is None else seen.simulated,
     )
 
 
@@ -92,27 +106,44 @@ def _own_memory(replica: ReplicaTraffic, processes_bytes: int | None) -> int | N
     return max(0, processes_bytes - replica.option.instances * replica.backend_bytes)
 
 
-def _latency(result: LoadResult, percent: int) -> Latency:
-    """A failed request never ended: it counts as infinitely slow."""
+def observed(result: LoadResult, replica: ReplicaTraffic) -> Seen:
+    """What a load generator saw. A failed request never ended: it counts as infinitely slow."""
     values = [*result.latency_s, *[math.inf] * result.failed]
+    failures = f"{result.failed} of {result.offered} requests failed: {result.first_error}" if result.failed else None
+    within = None
+    if replica.bound_ms is not None and values:
+        within = sum(value * 1e3 <= replica.bound_ms for value in values) / len(values)
+    return Seen(
+        completed=len(result.latency_s),
+        failed=result.failed,
+        latency=_latency(values, replica.percentile),
+        within=within,
+        doubt=_doubt(result, replica.percentile, len(values)),
+        failures=failures,
+    )
+
+
+def _latency(values: Sequence[float], percent: int) -> Latency:
     if len(values) < samples_needed(percent):
         return Latency()
     low, high = percentile_interval(values, percent)
     return Latency(percentile(values, percent) * 1e3, _ms(low), _ms(high))
 
 
-def _judged(
-    replica: ReplicaTraffic, result: LoadResult | None, latency: Latency, failure: Failure | None
-) -> tuple[Verdict | None, str | None]:
+def _judged(replica: ReplicaTraffic, seen: Seen | None, failure: Failure | None) -> tuple[Verdict | None, str | None]:
     """The verdict, and for all but a clean one the reason in words."""
-    reason = _doubt(replica, result, failure)
     verdict = Verdict.UNCLEAR
-    if reason is None:
-        verdict = _verdict(latency, replica.bound_ms or math.inf)
-        if result is not None and result.failed:
-            reason = f"{result.failed} of {result.offered} requests failed: {result.first_error}"
-        elif verdict is Verdict.UNCLEAR and replica.bound_ms is not None:
-            reason = "the bound lies within the interval"
+    if failure is not None:
+        reason: str | None = "its server failed"
+    elif seen is None:
+        reason = "no traffic is planned in this period"
+    else:
+        reason = seen.doubt
+        if reason is None:
+            verdict = _verdict(seen.latency, replica.bound_ms or math.inf)
+            reason = seen.failures
+            if reason is None and verdict is Verdict.UNCLEAR and replica.bound_ms is not None:
+                reason = "the bound lies within the interval"
     return (None if replica.bound_ms is None else verdict), reason
 
 
@@ -122,18 +153,19 @@ def _verdict(latency: Latency, bound_ms: float) -> Verdict:
     return Verdict.MET if latency.high is not None and latency.high <= bound_ms else Verdict.UNCLEAR
 
 
-def _doubt(replica: ReplicaTraffic, result: LoadResult | None, failure: Failure | None) -> str | None:
+def _doubt(result: LoadResult, percent: int, count: int) -> str | None:
     """Why this window cannot give a verdict at all; None where it can."""
-    if failure is not None:
-        return "its server failed"
-    if result is None:
-        return "no traffic is planned in this period"
     if result.client_bound:
         return f"the load generator was the bottleneck ({result.client_busy:.0%} of a core)"
-    needed, count = samples_needed(replica.percentile), len(result.latency_s) + result.failed
-    if count < needed:
-        return f"p{replica.percentile} needs {needed:,} requests, the window of {result.seconds:g} s had {count:,}"
-    return None
+    return too_few(percent, count, result.seconds)
+
+
+def too_few(percent: int, count: int, seconds: float) -> str | None:
+    """Why a window has no percentile; None where it has enough requests."""
+    needed = samples_needed(percent)
+    return (
+        None if count >= needed else f"p{percent} needs {needed:,} requests, the window of {seconds:g} s had {count:,}"
+    )
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -48,19 +49,23 @@ def device_traffic(problem: Problem, plan: Plan, loaded: LoadedDevice, factor: f
     """The planned rates of the busiest period times `factor`; None: every replica at its whole capacity."""
     by_id = {replica.id: replica for replica in plan.replicas}
     replicas = [by_id[placed.replica] for placed in loaded.replicas]
-    period = max(range(len(problem.periods)), key=lambda index: _busy(loaded, replicas, index, factor))
-    rates = [_rate_rps(replica, period, factor) for replica in replicas]
+    by_period = [[_rate_rps(replica, index, factor) for replica in replicas] for index in range(len(problem.periods))]
+    period = max(range(len(by_period)), key=lambda index: _busy_ppm(loaded, by_period[index]))
+    return traffic_at(problem, loaded, problem.periods[period], by_period[period])
+
+
+def traffic_at(problem: Problem, loaded: LoadedDevice, period: str, rates_rps: Sequence[float]) -> DeviceTraffic:
+    """These rates, in the order of the device's replicas, and what is predicted for them."""
     return DeviceTraffic(
         type=loaded.kind.type,
-        period=problem.periods[period],
-        replicas=tuple(_replica(problem, loaded, place, rates, period) for place in range(len(replicas))),
+        period=period,
+        replicas=tuple(_replica(problem, loaded, place, rates_rps) for place in range(len(rates_rps))),
     )
 
 
-def _replica(problem: Problem, loaded: LoadedDevice, place: int, rates: list[float], period: int) -> ReplicaTraffic:
+def _replica(problem: Problem, loaded: LoadedDevice, place: int, rates: Sequence[float]) -> ReplicaTraffic:
     placed = loaded.replicas[place]
     model = problem.model_by_name[placed.option.model]
-    optimistic = problem.settings.optimistic_latency
     return ReplicaTraffic(
         id=placed.replica,
         model=model.name,
@@ -68,9 +73,9 @@ def _replica(problem: Problem, loaded: LoadedDevice, place: int, rates: list[flo
         rate_rps=rates[place],
         percentile=model.percentile,
         bound_ms=None if model.latency_bound_us is None else model.latency_bound_us / 1000,
-        busy=float(_busy_ppm(placed, rates[place], period)) / PPM,
-        promised_ms=_latency_ms(loaded, place, rates, period, optimistic=optimistic),
-        expected_ms=_latency_ms(loaded, place, rates, period, optimistic=True),
+        busy=float(_own_busy_ppm(placed, rates[place])) / PPM,
+        promised_ms=_latency_ms(loaded, place, rates, optimistic=problem.settings.optimistic_latency),
+        expected_ms=_latency_ms(loaded, place, rates, optimistic=True),
         backend_bytes=loaded.kind.backend_overhead_bytes.get(placed.option.backend or "", 0),
     )
 
@@ -79,24 +84,22 @@ def _rate_rps(replica: Replica, period: int, factor: float | None) -> float:
     return replica.capacity_rps if factor is None else factor * replica.periods[period].rate_rps
 
 
-def _busy(loaded: LoadedDevice, replicas: list[Replica], period: int, factor: float | None) -> Fraction:
-    pairs = zip(loaded.replicas, replicas, strict=True)
-    return sum(
-        (_busy_ppm(placed, _rate_rps(replica, period, factor), period) for placed, replica in pairs), Fraction(0)
-    )
+def _busy_ppm(loaded: LoadedDevice, rates_rps: Sequence[float]) -> Fraction:
+    pairs = zip(loaded.replicas, rates_rps, strict=True)
+    return sum((_own_busy_ppm(placed, rate) for placed, rate in pairs), Fraction(0))
 
 
-def _busy_ppm(placed: Placed, rate_rps: float, period: int) -> Fraction:
-    """Busy time at a rate, in proportion to that at the capacity."""
-    return Fraction(placed.option.busy_ppm[period] * _mrps(rate_rps), placed.option.capacity_mrps)
+def _own_busy_ppm(placed: Placed, rate_rps: float) -> Fraction:
+    """Busy time at a rate, in proportion to that at the capacity, which is the busiest period's."""
+    return Fraction(max(placed.option.busy_ppm) * _mrps(rate_rps), placed.option.capacity_mrps)
 
 
-def _latency_ms(loaded: LoadedDevice, place: int, rates: list[float], period: int, *, optimistic: bool) -> float | None:
+def _latency_ms(loaded: LoadedDevice, place: int, rates: Sequence[float], *, optimistic: bool) -> float | None:
     """None where nothing was measured at this rate, or the neighbours leave no time."""
     own = loaded.replicas[place].option
     kappa = loaded.kind.kappa_ppm[own.interference_class]
     others = [(p, rate) for i, (p, rate) in enumerate(zip(loaded.replicas, rates, strict=True)) if i != place and rate]
-    busy = sum((kappa[p.option.interference_class] * _busy_ppm(p, rate, period) for p, rate in others), Fraction(0))
+    busy = sum((kappa[p.option.interference_class] * _own_busy_ppm(p, rate) for p, rate in others), Fraction(0))
     phi = stretch(ceil(busy / PPM), sum(p.option.instances for p, _ in others), optimistic=optimistic)
     if phi is None:
         return None

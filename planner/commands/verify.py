@@ -1,13 +1,14 @@
-"""planner verify: run a plan on a real Triton."""
+"""planner verify: run a plan on a real Triton, or simulate it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from planner.commands.output import print_json
 from planner.domain.units import counted
@@ -15,7 +16,7 @@ from planner.errors import CheckFailed, Incomplete
 
 if TYPE_CHECKING:
     from planner.domain.verification import Verification
-    from planner.workflow.serving import VerifyRequest
+    from planner.workflow.serving import SimulateRequest, VerifyRequest
 
 DEFAULT_CONFIG = Path("measure.yaml")
 
@@ -34,6 +35,13 @@ DEFAULT_CONFIG = Path("measure.yaml")
               help="Its shapes are the sizes that a model leaves open.  [default: measure.yaml]")  # fmt: skip
 @click.option("--max-seconds", type=click.FloatRange(min=10), default=300, show_default=True,
               help="Longest window of a device; a p99 needs 2,000 requests, else its verdict is unclear.")  # fmt: skip
+@click.option(
+    "--simulate", is_flag=True, help="No server: simulate the devices from what was measured of models alone."
+)
+@click.option("--requests", type=click.IntRange(min=1), default=200_000, show_default=True, metavar="N",
+              help="With --simulate: requests on each device, up to ten times as many for a rare model.")  # fmt: skip
+@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE",
+              help="With --simulate: requests as CSV (timestamp, model) in place of Poisson arrivals.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the verification as JSON.")
 def command(as_json: bool, **options: Any) -> None:
@@ -43,10 +51,14 @@ def command(as_json: bool, **options: Any) -> None:
     """
     from planner.domain.codec import to_json
     from planner.verify_table import verification_table
-    from planner.workflow.serving import verify_plan
+    from planner.workflow.serving import simulate_plan, verify_plan
 
+    _require_used(options)
     try:
-        found, path = verify_plan(_request(options), _reporter())
+        if options["simulate"]:
+            found, path = simulate_plan(_simulation(options), _reporter())
+        else:
+            found, path = verify_plan(_request(options), _reporter())
     except KeyboardInterrupt:
         raise KeyboardInterrupt("no verification was written") from None
     if as_json:
@@ -74,6 +86,39 @@ def _raise_unless_good(found: Verification) -> None:
             f"{len(broken)} of {len(found.devices)} servers failed; {broken[0].device}: {first.message}",
             log_tail=first.log_tail,
         )
+
+
+_OF_A_SERVER = ("model_repository", "cores", "triton_server", "config", "max_seconds")
+_OF_A_SIMULATION = ("requests", "trace")
+
+
+def _require_used(options: Mapping[str, Any]) -> None:
+    """An option that would change nothing is a mistake."""
+
+    def given(names: Iterable[str]) -> list[str]:
+        source, default = click.get_current_context().get_parameter_source, ParameterSource.DEFAULT
+        return ["--" + name.replace("_", "-") for name in names if source(name) is not default]
+
+    if options["simulate"]:
+        if idle := given(_OF_A_SERVER):
+            raise click.UsageError(f"{idle[0]} is for a real server, --simulate starts none")
+        if options["trace"] is not None and (idle := given(("rates", "requests"))):
+            raise click.UsageError(f"{idle[0]} and --trace exclude each other: the trace says what is asked for")
+    elif idle := given(_OF_A_SIMULATION):
+        raise click.UsageError(f"{idle[0]} needs --simulate")
+
+
+def _simulation(options: Mapping[str, Any]) -> SimulateRequest:
+    from planner.verify import VerifySettings
+    from planner.workflow.serving import SimulateRequest
+
+    return SimulateRequest(
+        plan=options["plan"],
+        settings=VerifySettings(rates=options["rates"], seed=options["seed"]),
+        devices=options["devices"],
+        requests=options["requests"],
+        trace=options["trace"],
+    )
 
 
 def _request(options: Mapping[str, Any]) -> VerifyRequest:

@@ -131,6 +131,14 @@ class Device:
         return self.gpu.rpartition("/")[0]
 
 
+@dataclass(frozen=True, slots=True)
+class BatchTime:
+    """The device's time that an execution of n inferences takes alone: `fixed_ns + n * each_ns`."""
+
+    fixed_ns: int
+    each_ns: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """One way to run one replica of one model on one kind of device, at one capacity.
@@ -138,7 +146,8 @@ class Option:
     `busy_ppm` has one entry per period. `max_others` None: any number. `curve` holds the stable points
     measured alone from which latency is predicted. `exclusive`: its memory is not known, so it takes the
     whole device. `swing_ppm`: by period the part of busy that a spread of the rate adds; it pools with that of
-    other models. `promises`: what ensembles may count on, in ascending order of percentiles.
+    other models. `promises`: what ensembles may count on, in ascending order of percentiles. `batch_time` is what a
+    simulation plays; None where the measurement does not tell it.
     """
 
     id: str
@@ -161,6 +170,7 @@ class Option:
     source: str = "measured"
     promises: tuple[Promise, ...] = later(())
     swing_ppm: tuple[int, ...] = later(())
+    batch_time: BatchTime | None = later(None)  # noqa: RUF009 - None, and no record of its own
 
     def swing(self, period: int) -> int:
         """Of its busy time, what lies above that at the mean rate; 0 where the rate is certain."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 SAMPLES_BEYOND = 20
 
-_BATCHES = 10
+BATCHES = 10
 
 
 class Percentile(NamedTuple):
@@ -34,10 +34,11 @@ def percentile(values: Sequence[float], percent: float) -> float:
     if not values:
         raise ValueError("a percentile of nothing")
     ordered = sorted(values)
-    return ordered[_rank(len(ordered), percent) - 1]
+    return ordered[rank(len(ordered), percent) - 1]
 
 
-def _rank(count: int, percent: float) -> int:
+def rank(count: int, percent: float) -> int:
+    """From 1, of the value that is a percentile of `count` values in ascending order."""
     return min(count, max(1, math.ceil(round(count * percent / 100, 9))))
 
 
@@ -68,23 +69,29 @@ def percentile_interval(values: Sequence[float], percent: float, confidence: flo
     if count == 0:
         return Interval(None, None)
     ordered = sorted(values)
+    threshold, size = ordered[rank(count, percent) - 1], count // BATCHES
+    beyond = [sum(v > threshold for v in values[i * size : (i + 1) * size]) for i in range(BATCHES)]
+    low, high = interval_ranks(count, percent, beyond, confidence)
+    return Interval(ordered[low - 1] if low >= 1 else None, ordered[high - 1] if high <= count else None)
+
+
+def interval_ranks(count: int, percent: float, beyond: Sequence[float], confidence: float = 0.95) -> tuple[int, int]:
+    """The ranks, from 1, between which a percentile lies; below 1 or above `count` where the sample does not bound it.
+
+    `beyond`: how many values of each of BATCHES consecutive batches of equal size are above the percentile.
+    """
     share, tail = percent / 100, (1 - confidence) / 2
     centre = count * share
-    spread = math.sqrt(_inflation(values, ordered[_rank(count, percent) - 1], 1 - share))
-    low_rank = math.floor(centre - spread * (centre - _binomial_quantile(count, share, tail)))
-    high_rank = math.ceil(centre + spread * (_binomial_quantile(count, share, 1 - tail) - centre)) + 1
-    low = ordered[low_rank - 1] if low_rank >= 1 else None
-    high = ordered[high_rank - 1] if high_rank <= count else None
-    return Interval(low, high)
+    spread = math.sqrt(_inflation(beyond, count // BATCHES, 1 - share))
+    low = math.floor(centre - spread * (centre - _binomial_quantile(count, share, tail)))
+    high = math.ceil(centre + spread * (_binomial_quantile(count, share, 1 - tail) - centre)) + 1
+    return low, high
 
 
-def _inflation(values: Sequence[float], threshold: float, tail_share: float) -> float:
-    size = len(values) // _BATCHES
+def _inflation(beyond: Sequence[float], size: int, tail_share: float) -> float:
     if size < 2 or tail_share <= 0:
         return 1.0
-    beyond = [sum(v > threshold for v in values[i * size : (i + 1) * size]) / size for i in range(_BATCHES)]
-    independent = tail_share * (1 - tail_share) / size
-    return max(1.0, stdev(beyond) ** 2 / independent)
+    return max(1.0, stdev(beyond) ** 2 / (tail_share * (1 - tail_share) * size))
 
 
 def _binomial_quantile(count: int, share: float, probability: float) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from planner.domain.codec import from_json
+from planner.domain.codec import from_json, later
 from planner.domain.problem import require_version
 
 SCHEMA_VERSION = 1
@@ -18,6 +18,25 @@ class Verdict(StrEnum):
     UNCLEAR = "unclear"
 
 
+@dataclass(frozen=True, slots=True)
+class Quantile:
+    """A latency percentile with its 95 % interval; None where the requests are too few for it."""
+
+    percentile: int
+    value_ms: float
+    low_ms: float | None
+    high_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedModel:
+    """What only a simulation knows of a replica. `executed_batch_mean` counts inferences."""
+
+    latencies: tuple[Quantile, ...]
+    throughput_rps: float
+    executed_batch_mean: float | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVerification:
     """One replica under its traffic.
@@ -25,7 +44,8 @@ class ModelVerification:
     `predicted_ms` is the plan's promise at this rate beside these neighbours, `expected_ms` what fast
     neighbours would make of it. Latencies are None where they are not known, and `reason` says why; a failed
     request counts as one that never ended. The errors are (predicted - measured) / measured. Memory and busy
-    share are measured per model only on the CPU. `verdict` is None where the model has no bound.
+    share are measured per model only on the CPU. `verdict` is None where the model has no bound, and so is `within`,
+    the share of its requests that kept it. In a simulation "measured" is what it found.
     """
 
     replica: str
@@ -48,6 +68,8 @@ class ModelVerification:
     busy_measured: float | None
     verdict: Verdict | None
     reason: str | None
+    within: float | None = later(None)
+    simulated: SimulatedModel | None = later(None)  # noqa: RUF009 - None, and no record of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +100,10 @@ class DeviceVerification:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """`rates` is planned, full, or the factor by which the planned rates were multiplied.
+    """`rates` is planned, full, the factor by which the planned rates were multiplied, or trace.
 
-    `interrupted`: only the devices that were finished by then are in it.
+    `interrupted`: only the devices that were finished by then are in it. `simulated`: no server ran, the devices were
+    simulated from the measurements of models alone.
     """
 
     schema_version: int
@@ -90,6 +113,7 @@ class Verification:
     notes: tuple[str, ...]
     devices: tuple[DeviceVerification, ...]
     interrupted: bool = False
+    simulated: bool = later(False)
 
     @property
     def complete(self) -> bool:

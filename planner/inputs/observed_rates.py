@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from math import isfinite
@@ -37,7 +38,7 @@ def read_observed_rates(path: Path, known: Sequence[str]) -> ObservedRates:
     for line, row in steps:
         if len(row) != len(head):
             raise InputError(f"{path}:{line}: {len(head)} columns are needed, got {len(row)}")
-    times = [_seconds(path, line, row[0]) for line, row in steps]
+    times = [seconds_of(row[0], path, line, TIME) for line, row in steps]
     for (line, row), (before, after) in zip(steps[1:], pairwise(times), strict=True):
         if after <= before:
             raise InputError(f"{path}:{line}: time {row[0]} is not after the one before it")
@@ -53,16 +54,17 @@ def read_observed_rates(path: Path, known: Sequence[str]) -> ObservedRates:
     )
 
 
-def _seconds(path: Path, line: int, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        pass
+def seconds_of(text: str, path: Path, line: int, column: str) -> float:
+    """A time of a column, in seconds or as a date, in seconds."""
+    with suppress(ValueError):
+        seconds = float(text)
+        if isfinite(seconds):
+            return seconds
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError:
         allowed = "write 2026-05-01T14:00 or a number of seconds"
-        raise InputError(f"{path}:{line}: {TIME}: {text!r} is no time; {allowed}") from None
+        raise InputError(f"{path}:{line}: {column}: {text!r} is no time; {allowed}") from None
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 

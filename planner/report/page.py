@@ -133,7 +133,9 @@ def _tested(verification: Verification | None) -> Html:
     if verification is None:
         command, advice = element("code", "planner verify"), " puts predicted beside measured on a real Triton."
         return joined([element("strong", "Not verified:", "warn"), " ", command, advice])
-    if verification.count(Verdict.MISSED) or not verification.complete:
+    if verification.simulated:
+        verdict = element("strong", "Simulated, not verified on a server.", "warn")
+    elif verification.count(Verdict.MISSED) or not verification.complete:
         verdict = element("strong", "Verification failed.", "bad")
     elif verification.count(Verdict.UNCLEAR):
         verdict = element("strong", "Verified in part.", "warn")

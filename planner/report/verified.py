@@ -43,9 +43,12 @@ def verified(found: Verification) -> Html:
         "predicted, red dashes the bound. Error is predicted against measured; above zero the prediction was safe."
     )
     more = "rows in verification.json"
+    heading, source = "Predicted beside measured", f"Load by {found.load_generator}"
+    if found.simulated:
+        heading, source = "Predicted beside simulated", "No server ran: what is called measured here is simulated"
     return section(
-        "Predicted beside measured",
-        element("p", f"{summary(found)}. Load by {found.load_generator}."),
+        heading,
+        element("p", f"{summary(found)}. {source}."),
         *(_failure(device) for device in found.devices if device.failure is not None),
         table("Latency, predicted and measured", LATENCY, [_latency(device) for device in found.devices], more),
         element("p", key, "small"),

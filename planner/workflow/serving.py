@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,17 @@ class VerifyRequest:
     triton_server: Path | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateRequest:
+    """`devices` empty: all of the plan. `requests` on each device, unless a `trace` has them."""
+
+    plan: Path
+    settings: VerifySettings = field(default_factory=VerifySettings)
+    devices: tuple[str, ...] = ()
+    requests: int
+    trace: Path | None = None
+
+
 def emit_plan(plan_path: Path, model_repository: Path, out: Path, *, targets: Sequence[str], copy: bool) -> list[Place]:
     """Write the folder to deploy; CheckFailed where the plan breaks a rule."""
     problem, plan = _checked(plan_path)
@@ -58,9 +69,32 @@ def verify_plan(request: VerifyRequest, reporter: VerifyReporter) -> tuple[Verif
         found = verify(
             problem, plan, bench, request.settings, waves=shares.waves, notes=shares.notes, reporter=reporter
         )
-    path = plan_folder(request.plan) / VERIFICATION_FILE
+    return found, _written(request.plan, found)
+
+
+def simulate_plan(request: SimulateRequest, reporter: VerifyReporter) -> tuple[Verification, Path]:
+    """The same without servers, from the measurements behind the plan."""
+    from planner.inputs.trace import read_trace
+    from planner.simulator.replay import ReplaySettings, replay
+
+    problem, plan = _checked(request.plan)
+    _require_known(request.devices, _core_counts(problem, plan))
+    served = {replica.model for replica in plan.replicas}
+    settings = ReplaySettings(
+        rates=request.settings.rates if request.trace is None else "trace",
+        factor=request.settings.factor,
+        requests=request.requests,
+        seed=request.settings.seed,
+        trace=None if request.trace is None else read_trace(request.trace, served),
+    )
+    found = replay(problem, plan, settings, devices=request.devices, simulated=reporter.verified)
+    return found, _written(request.plan, found)
+
+
+def _written(plan_path: Path, found: Verification) -> Path:
+    path = plan_folder(plan_path) / VERIFICATION_FILE
     write_all({path: json_text(to_json(found))})
-    return found, path
+    return path
 
 
 def report_plan(plan_path: Path, *, html: Path | None, svg: Path | None) -> list[str]:
@@ -96,11 +130,15 @@ def _checked(plan_path: Path) -> tuple[Problem, Plan]:
 
 def _shares(problem: Problem, plan: Plan, request: VerifyRequest) -> CoreShares:
     counts = _core_counts(problem, plan)
-    unknown = [name for name in request.devices if name not in counts]
-    if unknown:
-        raise InputError(f"device {unknown[0]!r} carries nothing in this plan; it uses {', '.join(list(counts)[:20])}")
+    _require_known(request.devices, counts)
     chosen = {name: count for name, count in counts.items() if not request.devices or name in request.devices}
     return share_cores(chosen, sorted(os.sched_getaffinity(0)), request.cores)
+
+
+def _require_known(devices: Sequence[str], used: Collection[str]) -> None:
+    unknown = [name for name in devices if name not in used]
+    if unknown:
+        raise InputError(f"device {unknown[0]!r} carries nothing in this plan; it uses {', '.join(list(used)[:20])}")
 
 
 def _core_counts(problem: Problem, plan: Plan) -> Mapping[str, int | None]:

@@ -15,11 +15,14 @@ import pytest
 
 from planner import cli
 from planner.domain.codec import to_json
+from planner.domain.latency import CurvePoint
+from planner.domain.problem import BatchTime, LatencyBasis
 from planner.domain.verification import SCHEMA_VERSION, DeviceVerification, Failure, Verdict, Verification
 from planner.plan_files import write_plan
 from planner.workflow import serving
 from planner.workflow.bench import _stubs
 from tests.plans import placed, replica_option
+from tests.problems import model
 from tests.unit.test_verify_table import DEVICE, RANKER
 
 OPTION = replica_option("ranker", "cpu-1")
@@ -150,3 +153,60 @@ def test_a_server_that_is_gone_has_no_model_processes() -> None:
     ended.wait()
     assert list(_stubs(ended.pid)) == []
     assert list(_stubs(os.getpid())) == []
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Path:
+    """Three milliseconds a request, ten requests a second, and a bound that is met alone."""
+    measured = {"curve": (CurvePoint(10_000, 4_000),), "latency_basis": LatencyBasis.OPEN}
+    option = replica_option("ranker", "cpu-1", batch_time=BatchTime(3_000_000, 0), **measured)
+    asked = [model("ranker", 10_000, latency_bound_us=30_000)]
+    problem, plan = placed([option], {"n1/0": [option.id]}, models=asked)
+    write_plan(tmp_path / "plan", problem, plan)
+    return tmp_path / "plan"
+
+
+def test_a_simulation_needs_no_server_and_says_what_it_is(on_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["verify", str(on_disk), "--simulate", "--requests", "3000"]) == 0
+    assert "Simulated at planned rates: 1 met" in capsys.readouterr().out
+    written = json.loads((on_disk / "verification.json").read_text())
+    assert (written["simulated"], written["load_generator"]) == (True, "simulator")
+    # 400 requests a second are more than fit.
+    assert cli.run(["verify", str(on_disk), "--simulate", "--rates", "40", "--json"]) == 4
+    said = capsys.readouterr()
+    assert json.loads(said.out)["devices"][0]["models"][0]["verdict"] == "missed"
+    assert "1 of 1 replicas missed their bound" in said.err
+    assert cli.run(["report", str(on_disk), "-o", str(on_disk / "report.html")]) == 0
+    page = (on_disk / "report.html").read_text()
+    assert "Simulated, not verified on a server." in page
+    assert "Predicted beside simulated" in page
+
+
+def test_a_trace_is_simulated(on_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = on_disk / "trace.csv"
+    trace.write_text("timestamp,model\n" + "".join(f"{0.1 * k:.1f},ranker\n" for k in range(3000)))
+    assert cli.run(["verify", str(on_disk), "--simulate", "--trace", str(trace)]) == 0
+    said = capsys.readouterr().out
+    assert "Simulated at the trace's rates: 1 met" in said
+    assert "p99 3 " in said
+    assert cli.run(["verify", str(on_disk), "--simulate", "--trace", str(on_disk / "absent.csv")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--trace", "t.csv"], "--trace needs --simulate"),
+        (["--requests", "5"], "--requests needs --simulate"),
+        (["--simulate", "--cores", "0"], "--cores is for a real server, --simulate starts none"),
+        (["--simulate", "--max-seconds", "20"], "--max-seconds is for a real server"),
+        (["--simulate", "--trace", "t.csv", "--rates", "2"], "--rates and --trace exclude each other"),
+        (["--simulate", "--device", "n1/7"], "device 'n1/7' carries nothing in this plan; it uses n1/0"),
+        (["--simulate", "--rates", "much"], "rates must be planned, full or a number > 0"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    on_disk: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str
+) -> None:
+    assert cli.run(["verify", str(on_disk), *arguments]) == 2
+    assert text in capsys.readouterr().err
+    assert not (on_disk / "verification.json").exists()

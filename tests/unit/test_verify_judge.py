@@ -11,7 +11,7 @@ import pytest
 from planner.domain.plan import EndpointPorts, PlannedDevice
 from planner.domain.serving import LoadResult
 from planner.domain.verification import DeviceVerification, Failure, ModelVerification, Verdict
-from planner.verify_judge import Usage, device_verification
+from planner.verify_judge import Usage, device_verification, observed
 from planner.verify_traffic import DeviceTraffic, ReplicaTraffic
 from tests.plans import replica_option
 
@@ -71,8 +71,8 @@ def verified(
     failure: Failure | None = None,
 ) -> DeviceVerification:
     traffic = DeviceTraffic(type="cpu-1", period="day", replicas=(replica,))
-    results = {} if found is None else {replica.id: found}
-    return device_verification(DEVICE, traffic, 10.0, results, usage or Usage(), failure)
+    seen = {} if found is None else {replica.id: observed(found, replica)}
+    return device_verification(DEVICE, traffic, 10.0, seen, usage or Usage(), failure)
 
 
 def judged(found: LoadResult | None, **changes: object) -> ModelVerification:

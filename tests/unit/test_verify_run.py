@@ -322,6 +322,18 @@ def test_the_busiest_period_of_each_device_is_driven() -> None:
     assert [(device.period, device.models[0].rate_rps) for device in found.devices] == [("day", 90.0), ("night", 80.0)]
 
 
+def test_busy_time_in_a_quiet_period_is_that_of_its_rate() -> None:
+    # a takes 30 % by day; at night a fifth of the traffic takes a fifth of that, whatever else is busiest then.
+    a, b = curve_option("a", busy_ppm=(300_000, 60_000)), curve_option("b", busy_ppm=(30_000, 600_000))
+    models = [
+        model("a", (100_000, 20_000), latency_bound_us=40_000),
+        model("b", (5_000, 100_000), latency_bound_us=40_000),
+    ]
+    together = placed([a, b], {"n1/0": [a.id, b.id]}, kinds=[CPU], models=models, periods=("day", "night"))
+    night = traffic(together, 1.0)
+    assert (night.period, [replica.busy for replica in night.replicas]) == ("night", [0.06, 0.6])
+
+
 def test_what_is_predicted_is_predicted_at_the_driven_rate() -> None:
     a, b = traffic(two_devices(), 1.0).replicas
     # Half of the capacity, so half of its busy time; b beside it stretches a by 2 (one instance) and by
