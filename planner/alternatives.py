@@ -134,11 +134,11 @@ def _others(problem: Problem, plan: Plan, placement: Placement) -> list[Device]:
     used: dict[str, dict[str, Part]] = {}
     for other in plan.placements():
         if other.replica != placement.replica:
-            device = problem.device_by_id[other.device]
-            used.setdefault(device.gpu, {})[device.id] = problem.part(device)
+            for device in (problem.device_by_id[name] for name in other.devices):
+                used.setdefault(device.gpu, {})[device.id] = problem.part(device)
     found: dict[object, Device] = {}
     for device in problem.devices:
-        if not device.cordoned and device.id != placement.device:
+        if not device.cordoned and device.id not in placement.devices:
             there = used.get(device.gpu, {})
             joins = device.id in there or may_join(problem.part(device), list(there.values()))
             found.setdefault((device.kind, _content(plan, device), bool(there), joins), device)
@@ -154,7 +154,8 @@ def _tried(problem: Problem, plan: Plan, placement: Placement, device: Device) -
     for option in problem.options:
         if option.model != model or option.kind != device.kind:
             continue
-        moved = (*rest, Placement(replica=placement.replica, option=option.id, device=device.id))
+        more = _free_beside(problem, rest, device)[: option.gpus - 1]
+        moved = (*rest, Placement(replica=placement.replica, option=option.id, device=device.id, more_devices=more))
         violations = check_placements(problem, moved)
         if not violations:
             layout = Layout(problem, moved)
@@ -167,15 +168,22 @@ def _tried(problem: Problem, plan: Plan, placement: Placement, device: Device) -
     return best
 
 
+def _free_beside(problem: Problem, rest: Sequence[Placement], device: Device) -> tuple[str, ...]:
+    """Devices of the same kind and node that carry nothing: of a replica over several GPUs, the others."""
+    used = {name for other in rest for name in other.devices}
+    alike = (d for d in problem.devices if d.node == device.node and d.kind == device.kind and not d.cordoned)
+    return tuple(d.id for d in alike if d.id != device.id and d.id not in used)
+
+
 def _content(plan: Plan, device: Device) -> tuple[str, ...]:
-    return tuple(sorted(p.option for p in plan.placements() if p.device == device.id))
+    return tuple(sorted(p.option for p in plan.placements() if device.id in p.devices))
 
 
 def _beside(problem: Problem, plan: Plan, device: Device, placement: Placement) -> str:
     names = [
         problem.option_by_id[other.option].model
         for other in plan.placements()
-        if other.device == device.id and other.replica != placement.replica
+        if device.id in other.devices and other.replica != placement.replica
     ]
     return f"beside {', '.join(sorted(set(names)))}" if names else "alone"
 
@@ -220,7 +228,7 @@ def _without_one(problem: Problem) -> Iterator[tuple[str, Problem]]:
 def _without_bound(problem: Problem, model: str) -> Problem:
     options = tuple(
         replace(o, tolerance_ppm=PPM, max_others=None, curve=(), latency_basis=LatencyBasis.NONE)
-        if o.model == model and not o.exclusive and not o.promises
+        if o.model == model and not o.exclusive and not o.promises and o.gpus == 1
         else o
         for o in problem.options
     )

@@ -259,7 +259,11 @@ def _latency(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
         return
     options = tuple(
         replace(
-            o, tolerance_ppm=PPM, max_others=None, curve=(), promises=tuple(replace(p, curve=()) for p in o.promises)
+            o,
+            tolerance_ppm=PPM,
+            max_others=None if o.gpus == 1 else 0,
+            curve=(),
+            promises=tuple(replace(p, curve=()) for p in o.promises),
         )
         for o in problem.options
     )

@@ -126,9 +126,8 @@ def _options_of(
     refusals: list[Refusal],
 ) -> Iterator[Option]:
     first = configuration.first
-    if first.gpus != 1:
-        text = f"a replica that takes {first.gpus} GPUs is not supported by this version"
-        refusals.append(Refusal("gpus", first.gpus, text))
+    if first.gpus > 1 and (kind.mig is not None or kind.cores is not None):
+        refusals.append(Refusal("gpus", first.gpus, f"takes {first.gpus} whole GPUs, and a {kind.profile} is none"))
         return
     if first.variant:
         text = f"measured as a whole ({first.variant}); this version plans with models, not with ensembles"
@@ -139,6 +138,7 @@ def _options_of(
     memory = _replica_memory(configuration, kind)
     if memory > kind.memory_bytes:
         text = f"needs at least {format_bytes(memory)} of memory, {format_bytes(kind.memory_bytes)} are usable"
+        text += f" on each of {first.gpus} GPUs" if first.gpus > 1 else ""
         refusals.append(Refusal("memory", memory, text))
         return
     points, basis = _measured_points(configuration, model, settings, refusals)
@@ -252,10 +252,11 @@ def _option_at(
         tolerance_ppm, max_others = borne.busy_ppm, borne.max_others
     busy = _busy_by_period(configuration, model, rate_mrps)
     exclusive = configuration.memory_bytes is None
+    alone = exclusive or row.gpus > 1
     delay = "-" if row.queue_delay_us is None else str(row.queue_delay_us)
     name = f"{row.model}@{kind.name}:{row.instances}x{row.max_batch_size}:q{delay}:b{row.request_batch_size}"
     return Option(
-        id=f"{name}:{row.backend or '-'}:{rate_mrps}{_requests_mark(row)}",
+        id=f"{name}:{row.backend or '-'}:{rate_mrps}{_gpus_mark(row)}{_requests_mark(row)}",
         model=model.name,
         kind=kind.name,
         instances=row.instances,
@@ -265,16 +266,21 @@ def _option_at(
         memory_bytes=_replica_memory(configuration, kind),
         capacity_mrps=rate_mrps,
         busy_ppm=busy,
-        tolerance_ppm=0 if exclusive else tolerance_ppm,
-        max_others=0 if exclusive else max_others,
+        tolerance_ppm=0 if alone else tolerance_ppm,
+        max_others=0 if alone else max_others,
         curve=curve if model.latency_bound_us is not None else (),
         latency_basis=basis,
         request_batch_size=row.request_batch_size,
         exclusive=exclusive,
+        gpus=row.gpus,
         swing_ppm=_swing_by_period(configuration, model, rate_mrps, busy),
         source=_source(configuration),
         batch_time=batch_time(configuration.rows, batches=configuration.batches),
     )
+
+
+def _gpus_mark(row: ProfileRow) -> str:
+    return f":g{row.gpus}" if row.gpus > 1 else ""
 
 
 def _requests_mark(row: ProfileRow) -> str:
@@ -283,9 +289,9 @@ def _requests_mark(row: ProfileRow) -> str:
 
 
 def _replica_memory(configuration: Configuration, kind: DeviceKind) -> int:
-    """Hot memory; where it is not known the replica takes all that the server leaves."""
+    """Hot memory on each GPU, of which it takes even parts; where it is not known, all that the server leaves."""
     known = configuration.memory_bytes
-    return kind.memory_bytes - kind.server_base_bytes if known is None else known
+    return kind.memory_bytes - kind.server_base_bytes if known is None else -(-known // configuration.first.gpus)
 
 
 def _source(configuration: Configuration) -> str:
@@ -366,7 +372,8 @@ def _undominated(options: Sequence[Option], running: Sequence[Option]) -> list[O
 def _beats(one: Option, other: Option) -> bool:
     unlimited = 1 << 62
     return (
-        one.memory_bytes <= other.memory_bytes
+        one.gpus == other.gpus
+        and one.memory_bytes <= other.memory_bytes
         and one.capacity_mrps >= other.capacity_mrps
         and all(a <= b for a, b in zip(one.busy_ppm, other.busy_ppm, strict=True))
         and all(one.swing(p) <= other.swing(p) for p in range(len(one.busy_ppm)))

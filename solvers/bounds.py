@@ -113,9 +113,10 @@ class AreaBound:
         """The least busy time that the demand takes, spread evenly over so many devices."""
         models = [m for m in self._problem.models if self._has_choice(m)]
         totals = [
-            sum(self._least(m, lambda c, p=p: Fraction(c.option.busy_ppm[p] - c.option.swing(p))) for m in models)  # type: ignore[misc]
+            sum(self._least(m, lambda c, p=p: c.option.gpus * Fraction(c.option.busy_ppm[p] - c.option.swing(p)))  # type: ignore[misc]
+                for m in models)
             for p in range(len(self._problem.periods))
-        ]
+        ]  # fmt: skip
         return -(-max(totals, default=0) // (SHARE_SCALE * devices)) if devices else 0
 
     def _has_choice(self, model: Model) -> bool:
@@ -131,7 +132,10 @@ class AreaBound:
         ]
         most = self._problem.max_per_device
         if most is not None:  # replicas of one model that may not share a device need as many devices
-            sums += [self._least(model, lambda c: prices[c] / most) for model in models]
+            sums += [
+                self._least(model, lambda c: prices[c] * (c.option.gpus if c.option.gpus > 1 else Fraction(1, most)))
+                for model in models
+            ]
         return -(-max(sums, default=0) // SHARE_SCALE)
 
     def _least(self, model: Model, weight: Callable[[Choice], Fraction]) -> int:
@@ -144,6 +148,8 @@ class AreaBound:
     def _shares_of(self, choice: Choice) -> tuple[Fraction, ...]:
         """Of memory, of instances beside each other, and of busy time in every period."""
         option = choice.option
+        if option.gpus > 1:  # whole GPUs, whatever it takes of them
+            return (Fraction(option.gpus),) * (2 + len(option.busy_ppm))
         own_instances = option.instances
         limit = None if choice.max_others is None else choice.max_others + own_instances
         return (
@@ -206,8 +212,9 @@ def places_needed(reduction: Reduction, plan: Layout | None) -> list[int]:
     """
     problem, groups = reduction.problem, reduction.groups
     useful = [reduction.useful_replicas(model) for model in problem.models]
-    replicas = None if None in useful else sum(count or 0 for count in useful)
-    sizes = [len(g.gpus) if replicas is None else min(len(g.gpus), replicas) for g in groups]
+    widest = [max((c.option.gpus for c in reduction.by_model[m.name]), default=1) for m in problem.models]
+    devices = None if None in useful else sum((n or 0) * gpus for n, gpus in zip(useful, widest, strict=True))
+    sizes = [len(g.gpus) if devices is None else min(len(g.gpus), devices) for g in groups]
     if plan is None:
         return sizes
     area = AreaBound(reduction)

@@ -150,7 +150,7 @@ class _Search:
         """Place model by model over a fixed set of devices, each replica on the least busy one."""
         objectives = self._problem.objectives
         before = set(objectives[: objectives.index(Objective.BALANCE)])
-        used = {placement.device for placement in packed}
+        used = {device for placement in packed for device in placement.devices}
         fixed = bool({*MAIN, Objective.MOVES} & before)
         devices = [device for device in self._devices if device.id in used or not fixed]
         if len(packed) * len(devices) <= TRIALS:

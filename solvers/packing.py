@@ -28,7 +28,9 @@ class Sizes:
 
     def __init__(self, reduction: Reduction, measure: Measure, *, price: Price) -> None:
         self.shares = {c: _shares(c) for c in reduction.choices}
-        self._size = {c: measure(self.shares[c]) * price(c) * _part_of_gpu(c) for c in reduction.choices}
+        self._size = {
+            c: measure(self.shares[c]) * price(c) * _part_of_gpu(c) * c.option.gpus for c in reduction.choices
+        }
         self.rankings = {
             name: sorted(row, key=lambda c: self._size[c] / c.capacity_mrps) for name, row in reduction.by_model.items()
         }
@@ -70,6 +72,8 @@ class Sizes:
 
 def _shares(choice: Choice) -> tuple[float, ...]:
     option, kind = choice.option, choice.kind
+    if option.gpus > 1:
+        return (1.0, 1.0, 1.0)  # of each GPU, whatever it takes of them
     limit = min(kind.utilization_ppm, (choice.borne_ppm2 + max(choice.own_ppm2)) // PPM)
     memory = option.memory_bytes / max(1, kind.memory_bytes - kind.server_base_bytes)
     busy = max(option.busy_ppm) / max(1, limit)
@@ -338,8 +342,8 @@ class Packing:
             else:
                 heappop(waiting)
 
-    def pairs(self) -> list[tuple[Option, Device]]:
-        return [(c.option, loading.device) for row in self._open.values() for loading in row for c in loading.placed]
+    def pairs(self) -> list[tuple[Option, tuple[Device, ...]]]:
+        return [(c.option, (loading.device,)) for row in self._open.values() for loading in row for c in loading.placed]
 
     def _waits(self, model: Model) -> bool:
         wanted = max(model.replicas_min, self._wanted_at_least)

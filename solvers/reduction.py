@@ -89,13 +89,22 @@ class Reduction:
 
     @cached_property
     def choices(self) -> tuple[Choice, ...]:
-        stocked = {d.kind for d in self.problem.devices if not d.cordoned}
+        stocked = self.most_on_node
         rows: dict[tuple[str, str], list[Choice]] = {}
         for option in self.problem.options:
-            choice = usable(self.problem, option) if option.kind in stocked else None
+            choice = usable(self.problem, option) if option.gpus <= stocked.get(option.kind, 0) else None
             if choice is not None:
                 rows.setdefault((option.model, option.kind), []).append(choice)
         return tuple(choice for row in rows.values() for choice in self._undominated(row))
+
+    @cached_property
+    def most_on_node(self) -> dict[str, int]:
+        """By kind, the most devices of it that are on one node, without those that are cordoned."""
+        counts = Counter((d.kind, d.node) for d in self.problem.devices if not d.cordoned)
+        found: dict[str, int] = {}
+        for (kind, _), number in counts.items():
+            found[kind] = max(found.get(kind, 0), number)
+        return found
 
     def _undominated(self, row: Sequence[Choice]) -> list[Choice]:
         """Where moves count, a configuration that runs now is worth keeping whatever others can do."""
@@ -183,7 +192,7 @@ class Reduction:
         problem = self.problem
         asked = {spread.over for model in problem.models for spread in model.spread}
         asked |= {survival.domain for survival in problem.survives} | {limit.scope for limit in problem.limits}
-        if _host_binds(problem):
+        if _host_binds(problem) or problem.spans_gpus:
             asked.add(Domain.NODE)
         return tuple(domain for domain in (Domain.NODE, Domain.RACK, Domain.ZONE) if domain in asked)
 
@@ -274,13 +283,15 @@ class Reduction:
         """So many replicas at most have a reason to stay: demand and minimum, pins and spread one each, and survival.
 
         One stays for survival only where the others outside some domain serve too little: so few they are outside,
-        and inside it as few stay for another domain.
+        and inside it as few stay for another domain. Of those over several GPUs some are inside each of these: as few
+        stay for each further GPU.
         """
         least = min((c.capacity_mrps for c in self.by_model[model.name]), default=1)
         useful = max(1, model.replicas_min, -(-model.peak_mrps // least))
         useful += sum(spread.at_least for spread in model.spread if spread.at_least > 1)
         useful += self._pins[model.name]
-        return useful + 2 * sum(
+        widest = max((c.option.gpus for c in self.by_model[model.name]), default=1)
+        return useful + (1 + widest) * sum(
             -(-self.problem.survival_mrps(survival, model) // least) for survival in self.survivals[model.name]
         )
 
@@ -295,8 +306,10 @@ class Reduction:
         return servers
 
     def most_on_device(self, choice: Choice) -> int:
-        """So many replicas of a choice fit on an empty device."""
+        """So many replicas of a choice fit on an empty device; of one over several GPUs, on a node of its own."""
         option, kind = choice.option, choice.kind
+        if option.gpus > 1:
+            return self.most_on_node[kind.name] // option.gpus
         free = kind.memory_bytes - kind.server_base_bytes - choice.overhead_bytes
         busy, own = max(option.busy_ppm), max(choice.own_ppm2)
         limits = [
@@ -319,7 +332,8 @@ class Reduction:
 def is_sited(problem: Problem) -> bool:
     """Whether any rule looks further than one device's memory and time: at its place, or at what else stands there."""
     between = (problem.conflict, problem.together, problem.pinned, problem.survives, problem.limits)
-    return any(between) or any(model.spread for model in problem.models) or _host_binds(problem)
+    spread = any(model.spread for model in problem.models)
+    return any(between) or spread or _host_binds(problem) or problem.spans_gpus
 
 
 def _host_binds(problem: Problem) -> bool:
@@ -329,9 +343,20 @@ def _host_binds(problem: Problem) -> bool:
 
 
 def without_sites(problem: Problem) -> Problem:
-    """The problem without those rules: a relaxation of it."""
-    models = tuple(replace(m, spread=(), host_memory_bytes=0, host_cpu_millis=0) for m in problem.models)
-    return replace(problem, models=models, conflict=(), together=(), pinned=(), survives=(), limits=())
+    """The problem without those rules: a relaxation of it. A replica over several GPUs becomes a part on each."""
+    most = {m.name: max([o.gpus for o in problem.options if o.model == m.name], default=1) for m in problem.models}
+    models = tuple(
+        replace(
+            m,
+            spread=(),
+            host_memory_bytes=0,
+            host_cpu_millis=0,
+            replicas_max=None if m.replicas_max is None else m.replicas_max * most[m.name],
+        )
+        for m in problem.models
+    )
+    options = tuple(replace(o, gpus=1, capacity_mrps=-(-o.capacity_mrps // o.gpus)) for o in problem.options)
+    return replace(problem, models=models, options=options, conflict=(), together=(), pinned=(), survives=(), limits=())
 
 
 def usable(problem: Problem, option: Option) -> Choice | None:
@@ -360,10 +385,11 @@ def _undominated(row: Sequence[Choice], *, balance: bool) -> list[Choice]:
 def _at_least_as_good(left: Choice, right: Choice, *, balance: bool) -> bool:
     """`balance`: whether an objective reads how busy a device is."""
     a, b = left.option, right.option
-    if right.max_others == 0 and not balance:  # it has its device to itself, and so could the other
+    if right.max_others == 0 and not balance and a.gpus == b.gpus:  # it has its device to itself, so could the other
         return left.capacity_mrps >= right.capacity_mrps and _promises_as_much(a, b)
     return (
-        a.backend == b.backend
+        a.gpus == b.gpus
+        and a.backend == b.backend
         and a.interference_class == b.interference_class
         and a.memory_bytes <= b.memory_bytes
         and left.capacity_mrps >= right.capacity_mrps
@@ -394,24 +420,26 @@ def _borne_others(choice: Choice) -> float:
     return float("inf") if choice.max_others is None else choice.max_others
 
 
-def name_placements(problem: Problem, placed: Iterable[tuple[Option, Device]]) -> tuple[Placement, ...]:
+def name_placements(problem: Problem, placed: Iterable[tuple[Option, Sequence[Device]]]) -> tuple[Placement, ...]:
     """Placements in the order of models and devices, with ids that count per model.
 
-    A replica that stays on its device keeps its id.
+    A replica that stays on its devices keeps its id.
     """
     models = {model.name: place for place, model in enumerate(problem.models)}
     devices = {device.id: place for place, device in enumerate(problem.devices)}
     options = {option.id: place for place, option in enumerate(problem.options)}
-    ordered = sorted(placed, key=lambda pair: (models[pair[0].model], devices[pair[1].id], options[pair[0].id]))
-    there: dict[tuple[str, str], list[str]] = {}
+    sited = [(option, sorted((d.id for d in where), key=devices.__getitem__)) for option, where in placed]
+    sited.sort(key=lambda pair: (models[pair[0].model], devices[pair[1][0]], options[pair[0].id]))
+    there: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for running in reversed(problem.current):
-        there.setdefault((running.model, running.device), []).append(running.replica)
+        there.setdefault((running.model, running.devices), []).append(running.replica)
     taken = {running.replica for running in problem.current}
     numbers = {model.name: count(1) for model in problem.models}
     placements = []
-    for option, device in ordered:
-        known = there.get((option.model, device.id))
+    for option, where in sited:
+        known = there.get((option.model, tuple(sorted(where))))
         fresh = (f"{option.model}-{number}" for number in numbers[option.model])
         replica = known.pop() if known else next(name for name in fresh if name not in taken)
-        placements.append(Placement(replica=replica, option=option.id, device=device.id))
+        first, *others = where
+        placements.append(Placement(replica=replica, option=option.id, device=first, more_devices=tuple(others)))
     return tuple(placements)

@@ -12,7 +12,7 @@ from planner.domain.check import check_placements
 from planner.domain.layout import Layout
 from planner.domain.objectives import integer_value
 from planner.domain.plan import ObjectiveValue, Placement, Status
-from planner.domain.problem import Problem
+from planner.domain.problem import Model, Problem
 from planner.errors import InputError, PlannerError
 from solvers.base import Bound, Progress, SolveOptions, SolveResult, SolverFactory
 from solvers.bounds import NO_BOUND, applies, places_needed
@@ -110,11 +110,16 @@ def _without_sites(reduction: Reduction, options: SolveOptions) -> tuple[Bound, 
     from solvers.columns.bounding import first_bound
 
     problem = without_sites(reduction.problem)
-    fewest = map(reduction.fewest_replicas, reduction.problem.models)
-    models = tuple(replace(m, replicas_min=least) for m, least in zip(problem.models, fewest, strict=True))
+    models = tuple(replace(m, replicas_min=_fewest_parts(reduction, m)) for m in problem.models)
     problem = replace(problem, models=models)
     limited = replace(options, time_limit_s=SHARE_OF_BOUND * options.time_limit_s)
     return (first_bound(Reduction(problem), limited), *(NO_BOUND for _ in problem.objectives[1:]))
+
+
+def _fewest_parts(reduction: Reduction, model: Model) -> int:
+    """Devices that the replicas of a model take at least, where each takes one or several whole ones."""
+    narrowest = min((choice.option.gpus for choice in reduction.by_model[model.name]), default=1)
+    return reduction.fewest_replicas(reduction.problem.model_by_name[model.name]) * narrowest
 
 
 def joined(problem: Problem, first: SolveResult, last: SolveResult) -> SolveResult:

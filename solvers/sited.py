@@ -70,8 +70,13 @@ class SitedPacking:
             )
             if device is None or device.cordoned or model is None or not self._waits(model):
                 continue
-            ranked = [c for c in self._ranked(model, 0) if c.option.configuration == running.configuration]
-            self._put_somewhere(model, device.__eq__, ranked)
+            where = running.devices
+            ranked = [
+                c
+                for c in self._ranked(model, 0)
+                if c.option.configuration == running.configuration and c.option.gpus == len(where)
+            ]
+            self._put_somewhere(model, lambda device, where=where: device.id in where, ranked)  # type: ignore[misc]
 
     def grow(self, *, new_devices: bool) -> None:
         """Add replicas while any fits, always to the model that can grow least."""
@@ -91,8 +96,12 @@ class SitedPacking:
             else:
                 heappop(waiting)
 
-    def pairs(self) -> list[tuple[Option, Device]]:
-        return [(choice.option, loading.device) for loading in self._all_opened() for choice in loading.placed]
+    def pairs(self) -> list[tuple[Option, tuple[Device, ...]]]:
+        return [(choice.option, devices) for choice, devices in self._stands()]
+
+    def _stands(self) -> list[tuple[Choice, tuple[Device, ...]]]:
+        alone = [(c, (o.device,)) for o in self._all_opened() for c in o.placed if c.option.gpus == 1]
+        return [*alone, *self._spanning]
 
     def _place_pins(self, model: Model) -> None:
         """Before others take the places."""
@@ -143,6 +152,8 @@ class SitedPacking:
     def _put_on_open(self, bundle: Bundle, where: Where) -> bool:
         """Where a choice did not fit beside the others once it never will: such devices are not asked again."""
         choice, best = bundle[0], None
+        if choice.option.gpus > 1:
+            return False
         opened = self._opened[choice.kind.name]
         asked, maybe = self._candidates.get(choice, (0, []))
         row, kept = [*maybe, *opened[asked:]], []
@@ -166,6 +177,8 @@ class SitedPacking:
 
     def _put_on_new(self, bundle: Bundle, where: Where) -> bool:
         row = self._empty.get(bundle[0].kind.name, [])
+        if bundle[0].option.gpus > 1:
+            return self._put_over(bundle, row, where)
         for place, device in enumerate(row):
             self.trials += 1
             if where(device) and self._slicing.allows(device):
@@ -178,9 +191,35 @@ class SitedPacking:
                     return True
         return False
 
+    def _put_over(self, bundle: Bundle, row: list[Device], where: Where) -> bool:
+        """On empty devices of one node, of those that have enough the one with fewest."""
+        choice, by_node = bundle[0], dict[str, list[Device]]()
+        for device in row if len(bundle) == 1 else ():
+            if self._slicing.allows(device):
+                by_node.setdefault(device.node, []).append(device)
+        for free in sorted(by_node.values(), key=len):
+            self.trials += 1
+            wanted = [device for device in free if where(device)]
+            chosen = tuple([*wanted, *(device for device in free if device not in wanted)][: choice.option.gpus])
+            if len(chosen) == choice.option.gpus and wanted and self._sites.allow(bundle, chosen, ()):
+                for device in chosen:
+                    row.remove(device)
+                self._put_spanning(choice, chosen)
+                return True
+        return False
+
+    def _put_spanning(self, choice: Choice, devices: tuple[Device, ...]) -> None:
+        for device in devices:
+            loading = self._loading(device)
+            loading.put(choice)
+            self._opened[choice.kind.name].append(loading)
+            self._slicing.use(device)
+        self._spanning.append((choice, devices))
+        self._count(choice, devices)
+
     def _may_join(self, bundle: Bundle, loading: Loading) -> bool:
         """Whether a bundle, whose first choice fits, breaks no rule between devices, and the rest of it fits too."""
-        if not self._sites.allow(bundle, loading.device, loading.placed):
+        if not self._sites.allow(bundle, (loading.device,), loading.placed):
             return False
         if len(bundle) == 1:
             return True
@@ -200,33 +239,41 @@ class SitedPacking:
     def _put(self, bundle: Bundle, loading: Loading) -> None:
         for choice in bundle:
             loading.put(choice)
-            self._sites.put(choice, loading.device)
-            self._served[choice.option.model] += choice.capacity_mrps
-            self._counts[choice.option.model] += 1
+            self._count(choice, (loading.device,))
+
+    def _count(self, choice: Choice, devices: tuple[Device, ...]) -> None:
+        self._sites.put(choice, devices)
+        self._served[choice.option.model] += choice.capacity_mrps
+        self._counts[choice.option.model] += 1
 
     def _drop(self, models: set[str]) -> None:
-        self._restart([(c, o.device) for o in self._all_opened() for c in o.placed if c.option.model not in models])
+        self._restart([(c, devices) for c, devices in self._stands() if c.option.model not in models])
 
-    def _restart(self, placed: Sequence[tuple[Choice, Device]]) -> None:
+    def _restart(self, placed: Sequence[tuple[Choice, tuple[Device, ...]]]) -> None:
         """Nothing but these replicas."""
         self._sites = Sites(self._reduction)
         self._slicing = Slicing(self._problem)
         self._served = {model.name: 0 for model in self._problem.models}
         self._counts = {model.name: 0 for model in self._problem.models}
+        self._opened: dict[str, list[Loading]] = {kind.name: [] for kind in self._problem.kinds}
+        self._spanning: list[tuple[Choice, tuple[Device, ...]]] = []
         loadings: dict[str, Loading] = {}
-        for choice, device in placed:
+        for choice, devices in placed:
+            if choice.option.gpus > 1:
+                self._put_spanning(choice, devices)
+                continue
+            (device,) = devices
             if device.id not in loadings:
                 loadings[device.id] = self._loading(device)
                 self._slicing.use(device)
+                self._opened[choice.kind.name].append(loadings[device.id])
             self._put((choice,), loadings[device.id])
-        self._opened: dict[str, list[Loading]] = {kind.name: [] for kind in self._problem.kinds}
-        for loading in loadings.values():
-            self._opened[loading.kind.name].append(loading)
         # By choice: how many of the opened devices were asked, and those of them where it may still fit.
         self._candidates: dict[Choice, tuple[int, list[Loading]]] = {}
         self._empty = {kind.name: [] for kind in self._problem.kinds}
+        taken = {device.id for _, devices in placed for device in devices}
         for device in self._devices:
-            if device.id not in loadings:
+            if device.id not in taken:
                 self._empty[device.kind].append(device)
 
     def _all_opened(self) -> Iterator[Loading]:

@@ -26,6 +26,7 @@ class Sites:
         # By model and domain: replicas, and their capacity, per name of a domain.
         self._counts: dict[tuple[str, Domain], Counter[str]] = defaultdict(Counter)
         self._capacity: dict[tuple[str, Domain], Counter[str]] = defaultdict(Counter)
+        self._served: Counter[str] = Counter()
         self._used_gpus: set[str] = set()
         self._host_memory: Counter[str] = Counter()
         self._host_cpu: Counter[str] = Counter()
@@ -49,25 +50,30 @@ class Sites:
             self._enemies.setdefault(one, set()).add(other)
             self._enemies.setdefault(other, set()).add(one)
 
-    def allow(self, bundle: Sequence[Choice], device: Device, beside: Sequence[Choice]) -> bool:
-        """Whether no sum grows too large by this bundle, and nobody beside it is in conflict with it."""
+    def allow(self, bundle: Sequence[Choice], devices: Sequence[Device], beside: Sequence[Choice]) -> bool:
+        """Whether no sum grows too large by this bundle, and nobody beside it is in conflict with it.
+
+        `devices`: one, or all of one node that the only replica of the bundle takes.
+        """
+        device = devices[0]
         models = [self._problem.model_by_name[choice.option.model] for choice in bundle]
         return (
             self._conflict(bundle, beside)
             and all(self._spread(model, device) for model in models)
             and self._host(models, device)
-            and self._limits(bundle[0], device)
+            and self._limits(bundle[0], devices)
         )
 
-    def put(self, choice: Choice, device: Device) -> None:
+    def put(self, choice: Choice, devices: Sequence[Device]) -> None:
         model = self._problem.model_by_name[choice.option.model]
+        self._served[model.name] += choice.capacity_mrps
         for domain in self._watched[model.name]:
-            name = self._problem.domain_of(device, domain)
-            self._counts[model.name, domain][name] += 1
-            self._capacity[model.name, domain][name] += choice.capacity_mrps
-        self._host_memory[device.node] += model.host_memory_bytes
-        self._host_cpu[device.node] += model.host_cpu_millis
-        if device.gpu not in self._used_gpus:
+            for name in {self._problem.domain_of(device, domain) for device in devices}:
+                self._counts[model.name, domain][name] += 1
+                self._capacity[model.name, domain][name] += choice.capacity_mrps
+        self._host_memory[devices[0].node] += model.host_memory_bytes
+        self._host_cpu[devices[0].node] += model.host_cpu_millis
+        for device in self._new_gpus(devices):
             self._used_gpus.add(device.gpu)
             for place, _, name in self._limits_of(device):
                 self._power[place, name] += choice.kind.power_milliwatts or 0
@@ -92,7 +98,7 @@ class Sites:
         for domain, left in self._survivals[model.name]:
             inside = self._capacity[model.name, domain]
             worst = max(inside, key=lambda name: inside[name], default=None)
-            outside = sum(inside.values()) - (inside[worst] if worst is not None else 0)
+            outside = self._served[model.name] - (inside[worst] if worst is not None else 0)
             if outside < left:
                 return self._outside(domain, set() if worst is None else {worst}), left - outside
         return None
@@ -123,14 +129,19 @@ class Sites:
             node.host_cpu_millis is None or cpu <= node.host_cpu_millis
         )
 
-    def _limits(self, choice: Choice, device: Device) -> bool:
-        if device.gpu in self._used_gpus:
+    def _new_gpus(self, devices: Sequence[Device]) -> list[Device]:
+        return [device for device in devices if device.gpu not in self._used_gpus]
+
+    def _limits(self, choice: Choice, devices: Sequence[Device]) -> bool:
+        new = len(self._new_gpus(devices))
+        if not new:
             return True
-        power, cost = choice.kind.power_milliwatts or 0, choice.kind.cost_microusd_per_hour or 0
+        power = new * (choice.kind.power_milliwatts or 0)
+        cost = new * (choice.kind.cost_microusd_per_hour or 0)
         return all(
             (limit.power_milliwatts is None or self._power[place, name] + power <= limit.power_milliwatts)
             and (limit.cost_microusd_per_hour is None or self._cost[place, name] + cost <= limit.cost_microusd_per_hour)
-            for place, limit, name in self._limits_of(device)
+            for place, limit, name in self._limits_of(devices[0])
         )
 
     def _limits_of(self, device: Device) -> Iterator[tuple[int, FleetLimit, str]]:

@@ -6,9 +6,10 @@ Everything is sized by hand: memory in bytes around 10, rates in mrps around 1,0
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations_with_replacement, pairwise, product
+from itertools import combinations, combinations_with_replacement, pairwise, product
 
 from hypothesis import strategies as st
 
@@ -221,6 +222,36 @@ def tiny_sited_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None 
     )  # fmt: skip
 
 
+@st.composite
+def tiny_spanning_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None) -> Problem:
+    """The same with options that take two whole GPUs of a node; some of them run now."""
+    plain = draw(tiny_problems(objectives) | tiny_sited_problems(objectives))
+    gpus = Counter(d.gpu for d in plain.devices)
+    whole = {k.name for k in plain.kinds} - {d.kind for d in plain.devices if gpus[d.gpu] > 1}
+    may = [o for o in plain.options if o.kind in whole and o.model not in plain.served_by_triton]
+    spanning = {o.id for o in may if draw(st.booleans())}
+    options = [replace(o, gpus=2, max_others=0) if o.id in spanning else o for o in plain.options]
+    pairs = list(_pairs(plain))
+    two = {o.model for o in options if o.gpus > 1}
+    current = [
+        replace(r, device=first, more_devices=(second,))
+        for r in plain.current
+        if r.model in two and pairs and draw(st.booleans())
+        for first, second in [draw(st.sampled_from(pairs))]
+    ]
+    moved = {r.replica for r in current}
+    return replace(
+        plain, options=tuple(options), current=(*(r for r in plain.current if r.replica not in moved), *current)
+    )
+
+
+def _pairs(subject: Problem) -> Iterator[tuple[str, str]]:
+    """Devices of one kind on one node, two by two."""
+    for one, other in combinations(subject.devices, 2):
+        if (one.kind, one.node) == (other.kind, other.node):
+            yield one.id, other.id
+
+
 _SITED = (Rule.CONFLICT, Rule.TOGETHER, Rule.PINNED, Rule.SPREAD, Rule.SURVIVES, Rule.HOST_MEMORY, Rule.HOST_CPU,
           Rule.FLEET)  # fmt: skip
 
@@ -374,13 +405,17 @@ def _tiny_option(draw: st.DrawFn, m: Model, kind_name: str, name: str, periods: 
 
 
 def all_layouts(subject: Problem) -> Iterator[tuple[Placement, ...]]:
-    """Every set of placements that keeps every rule."""
+    """Every set of placements that keeps every rule. There are three devices: one replica at most takes two of them."""
     contents = [device_contents(subject, device) for device in subject.devices]
-    for layout in product(*contents):
-        pairs = [(o, d.id) for d, row in zip(subject.devices, layout, strict=True) for o in row]
-        placements = _placements(pairs)
-        if not check_placements(subject, placements):
-            yield placements
+    spanning = [(o, pair) for o in subject.options if o.gpus == 2 for pair in _pairs(subject)]
+    for taken in [(), *((one,) for one in spanning)]:
+        held = {name for _, pair in taken for name in pair}
+        free = [[()] if d.id in held else row for d, row in zip(subject.devices, contents, strict=True)]
+        for layout in product(*free):
+            alone = [(o, (d.id,)) for d, row in zip(subject.devices, layout, strict=True) for o in row]
+            placements = _placements([*taken, *alone])
+            if not check_placements(subject, placements):
+                yield placements
 
 
 def brute_force(subject: Problem) -> tuple[int, ...] | None:
@@ -395,15 +430,17 @@ def objective_key(subject: Problem, placements: tuple[Placement, ...]) -> tuple[
 
 def device_contents(subject: Problem, device: Device) -> list[tuple[Option, ...]]:
     """All sets of replicas that keep the rules of a device, on this one."""
-    own = [o for o in subject.options if o.kind == device.kind]
+    own = [o for o in subject.options if o.kind == device.kind and o.gpus == 1]
     found: list[tuple[Option, ...]] = []
     for size in range(5):  # the smallest memory is 3 of at most 14 bytes
         for row in combinations_with_replacement(own, size):
-            broken = {v.rule for v in check_placements(subject, _placements([(o, device.id) for o in row]))}
+            broken = {v.rule for v in check_placements(subject, _placements([(o, (device.id,)) for o in row]))}
             if not broken & DEVICE_RULES:
                 found.append(row)
     return found
 
 
-def _placements(pairs: Sequence[tuple[Option, str]]) -> tuple[Placement, ...]:
-    return tuple(Placement(replica=f"r{i}", option=o.id, device=d) for i, (o, d) in enumerate(pairs))
+def _placements(pairs: Sequence[tuple[Option, tuple[str, ...]]]) -> tuple[Placement, ...]:
+    return tuple(
+        Placement(replica=f"r{i}", option=o.id, device=d[0], more_devices=d[1:]) for i, (o, d) in enumerate(pairs)
+    )

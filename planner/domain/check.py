@@ -38,10 +38,8 @@ def _references(problem: Problem, plan: Plan) -> Iterator[Violation]:
         if replica.id in seen:
             yield Violation(Rule.PLAN_FILE, replica.id, "this replica id stands twice")
         seen.add(replica.id)
-        if len(replica.devices) != 1:
-            yield Violation(
-                Rule.FLEET, replica.id, f"a replica stands on one device, this one on {len(replica.devices)}"
-            )
+        if not replica.devices:
+            yield Violation(Rule.FLEET, replica.id, "stands on no device")
         for device in replica.devices:
             if device not in problem.device_by_id:
                 yield Violation(Rule.FLEET, replica.id, f"stands on {device!r}, which the fleet does not have")

@@ -120,6 +120,7 @@ def _gpus(layout: Layout) -> tuple[PlannedGpu, ...]:
     kinds: dict[str, DeviceKind] = {}
     ports = _ports(layout.problem)
     for loaded in layout.devices:
+        server = loaded.replicas[0].device.id if loaded.replicas[0].option.gpus > 1 else loaded.device.id
         by_gpu.setdefault(loaded.device.gpu, []).append(
             PlannedDevice(
                 device=loaded.device.id,
@@ -128,7 +129,7 @@ def _gpus(layout: Layout) -> tuple[PlannedGpu, ...]:
                 memory_bytes_used=loaded.memory_bytes_used,
                 memory_bytes_capacity=loaded.kind.memory_bytes,
                 busy=loaded.peak_busy_ppm / PPM,
-                endpoint=ports[loaded.device.id],
+                endpoint=ports[server],
                 replicas=tuple(p.replica for p in loaded.replicas),
             )
         )
@@ -148,13 +149,13 @@ def _replica(layout: Layout, placed: Placed, loaded: LoadedDevice) -> Replica:
         id=placed.replica,
         model=option.model,
         option=option.id,
-        devices=(placed.device.id,),
+        devices=tuple(device.id for device in placed.devices),
         instances=option.instances,
         max_batch_size=option.max_batch_size,
         queue_delay_us=option.queue_delay_us,
         capacity_rps=option.capacity_mrps / 1000,
         weight=weight,
-        memory_bytes=option.memory_bytes,
+        memory_bytes=option.memory_bytes * len(placed.devices),
         latency_basis=option.latency_basis,
         source=option.source,
         periods=tuple(
@@ -237,7 +238,8 @@ def _binding(layout: Layout) -> Iterator[Binding]:
                 period=period,
             )
         for placed in loaded.replicas:
-            yield from _binding_latency(layout, loaded, placed)
+            if placed.device is loaded.device:
+                yield from _binding_latency(layout, loaded, placed)
     yield from _binding_ensembles(layout)
     for total in (*host_memory_totals(layout), *host_cpu_totals(layout), *limit_totals(layout)):
         if total.used >= BINDING_SHARE * total.limit:

@@ -10,16 +10,22 @@ from functools import cached_property
 from planner.domain.latency import Curve, dilated_us, stretch
 from planner.domain.plan import Placement
 from planner.domain.pooling import pooled_ppm
-from planner.domain.problem import Device, DeviceKind, Option, Problem
+from planner.domain.problem import Device, DeviceKind, Option, Problem, RunningKey
 from planner.domain.topology import Domain
 from planner.domain.units import PPM
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
+    """`device` is the first of `devices`, of which there are several where a replica takes several GPUs."""
+
     replica: str
     option: Option
-    device: Device
+    devices: tuple[Device, ...]
+
+    @property
+    def device(self) -> Device:
+        return self.devices[0]
 
 
 class LoadedDevice:
@@ -89,7 +95,8 @@ class Layout:
     def __init__(self, problem: Problem, placements: Iterable[Placement]) -> None:
         self.problem = problem
         self.placed = tuple(
-            Placed(p.replica, problem.option_by_id[p.option], problem.device_by_id[p.device]) for p in placements
+            Placed(p.replica, problem.option_by_id[p.option], tuple(problem.device_by_id[d] for d in p.devices))
+            for p in placements
         )
 
     @cached_property
@@ -97,7 +104,8 @@ class Layout:
         """Devices with at least one replica, in the order of the problem."""
         by_device: dict[str, list[Placed]] = {}
         for placed in self.placed:
-            by_device.setdefault(placed.device.id, []).append(placed)
+            for device_id in dict.fromkeys(device.id for device in placed.devices):
+                by_device.setdefault(device_id, []).append(placed)
         optimistic = self.problem.settings.optimistic_latency
         return tuple(
             LoadedDevice(device, self.problem.kind_by_name[device.kind], tuple(by_device[device.id]), optimistic)
@@ -122,7 +130,7 @@ class Layout:
 
     def domains_of(self, placed: Placed, domain: Domain) -> set[str]:
         """The domains without which a replica is lost."""
-        return {self.problem.domain_of(placed.device, domain)}
+        return {self.problem.domain_of(device, domain) for device in placed.devices}
 
     def capacity_mrps(self, model: str) -> int:
         return sum(p.option.capacity_mrps for p in self.by_model[model])
@@ -137,11 +145,14 @@ class Layout:
 
         What is only stopped is no move.
         """
-        moved = 0
-        for loaded in self.devices:
-            wanted = Counter((p.option.model, p.option.configuration) for p in loaded.replicas)
-            moved += (wanted - self.problem.running.get(loaded.device.id, Counter())).total()
-        return moved
+        wanted: dict[str, Counter[RunningKey]] = {}
+        for placed in self.placed:
+            devices = tuple(sorted(device.id for device in placed.devices))
+            here = wanted.setdefault(devices[0], Counter())
+            here[placed.option.model, placed.option.configuration, devices] += 1
+        return sum(
+            (replicas - self.problem.running.get(device, Counter())).total() for device, replicas in wanted.items()
+        )
 
     @cached_property
     def used_gpus(self) -> dict[str, DeviceKind]:

@@ -24,11 +24,16 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """The decision itself: one replica, its option, its device."""
+    """The decision itself: one replica, its option, its device, and `more_devices` where it takes several GPUs."""
 
     replica: str
     option: str
     device: str
+    more_devices: tuple[str, ...] = ()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return (self.device, *self.more_devices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,9 @@ class ReplicaPeriod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
+    """`devices`: one, or the GPUs of one node that it takes; its server runs on the first one. `busy` is that of each,
+    `memory_bytes` that of all of them."""
+
     id: str
     model: str
     option: str
@@ -92,7 +100,8 @@ class EndpointPorts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedDevice:
-    """`busy` is the total of the busiest period."""
+    """`busy` is the total of the busiest period. `endpoint` is that of the server: one for all GPUs that a replica
+    takes."""
 
     device: str
     profile: str
@@ -199,7 +208,11 @@ class Plan:
             raise InputError(f"plan: {len(self.objectives)} objectives need as many gaps, got {len(self.gap)}")
 
     def placements(self) -> tuple[Placement, ...]:
-        return tuple(Placement(replica=r.id, option=r.option, device=r.devices[0]) for r in self.replicas if r.devices)
+        return tuple(
+            Placement(replica=r.id, option=r.option, device=r.devices[0], more_devices=r.devices[1:])
+            for r in self.replicas
+            if r.devices
+        )
 
 
 def plan_from_json(value: object, where: str) -> Plan:

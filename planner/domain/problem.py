@@ -27,6 +27,8 @@ SCHEMA_VERSION = 1
 
 # How a replica runs: instances, largest batch, queue delay in microseconds (None: dynamic batching off).
 ConfigurationKey = tuple[int, int, int | None]
+# A model that runs so on these devices, sorted.
+RunningKey = tuple[str, ConfigurationKey, tuple[str, ...]]
 
 
 class Objective(StrEnum):
@@ -145,7 +147,8 @@ class Option:
 
     `busy_ppm` has one entry per period. `max_others` None: any number. `curve` holds the stable points
     measured alone from which latency is predicted. `exclusive`: its memory is not known, so it takes the
-    whole device. `swing_ppm`: by period the part of busy that a spread of the rate adds; it pools with that of
+    whole device. `gpus`: so many whole GPUs of one node are its alone; memory and busy time are those on each of them.
+    `swing_ppm`: by period the part of busy that a spread of the rate adds; it pools with that of
     other models. `promises`: what ensembles may count on, in ascending order of percentiles. `batch_time` is what a
     simulation plays; None where the measurement does not tell it.
     """
@@ -171,6 +174,7 @@ class Option:
     promises: tuple[Promise, ...] = later(())
     swing_ppm: tuple[int, ...] = later(())
     batch_time: BatchTime | None = later(None)  # noqa: RUF009 - None, and no record of its own
+    gpus: int = later(1)
 
     def swing(self, period: int) -> int:
         """Of its busy time, what lies above that at the mean rate; 0 where the rate is certain."""
@@ -189,6 +193,9 @@ class Option:
             raise InputError(
                 f"option {self.id!r}: memory >= 0, capacity > 0, instances >= 1 and tolerance in [0, {PPM}] are needed"
             )
+        if self.gpus < 1 or (self.gpus > 1 and self.max_others != 0):
+            text = "gpus must be at least 1, and with more than one max_others 0: it shares them with nobody"
+            raise InputError(f"option {self.id!r}: {text}; got {self.gpus} and {self.max_others}")
         if self.swing_ppm and len(self.swing_ppm) != len(self.busy_ppm):
             raise InputError(f"option {self.id!r}: swing_ppm needs one number per period, got {self.swing_ppm}")
         if any(not 0 <= swing <= busy for swing, busy in zip(self.swing_ppm, self.busy_ppm, strict=False)):
@@ -199,7 +206,10 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A replica of the current plan: what runs where now. Its device may be gone from the fleet."""
+    """A replica of the current plan: what runs where now. Its device may be gone from the fleet.
+
+    `more_devices`: where it runs over several GPUs, the others.
+    """
 
     replica: str
     model: str
@@ -207,10 +217,15 @@ class Running:
     instances: int
     max_batch_size: int
     queue_delay_us: int | None
+    more_devices: tuple[str, ...] = later(())
 
     @property
     def configuration(self) -> ConfigurationKey:
         return self.instances, self.max_batch_size, self.queue_delay_us
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return tuple(sorted((self.device, *self.more_devices)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,6 +358,17 @@ class Problem:
             raise InputError(f"option {option.id!r}: busy_ppm needs one number per period")
         if not 0 <= option.interference_class < len(self.kind_by_name[option.kind].interference_classes):
             raise InputError(f"option {option.id!r}: unknown interference class {option.interference_class}")
+        if option.gpus > 1:
+            self._check_spanning(option)
+
+    def _check_spanning(self, option: Option) -> None:
+        kind = self.kind_by_name[option.kind]
+        if kind.name in self._parts_of_gpus or kind.cores is not None:
+            raise InputError(f"option {option.id!r}: takes {option.gpus} whole GPUs, and a {kind.name} is none")
+        if option.model in self.served_by_triton:
+            ensemble = self.served_by_triton[option.model].name
+            text = f"takes {option.gpus} GPUs for itself alone, ensemble {ensemble!r} needs its members on one server"
+            raise InputError(f"option {option.id!r}: {text}", hint="serve the ensemble by its clients: serve: client")
 
     @cached_property
     def model_by_name(self) -> dict[str, Model]:
@@ -383,6 +409,18 @@ class Problem:
         return {o.id: o for o in self.options}
 
     @cached_property
+    def _parts_of_gpus(self) -> set[str]:
+        """Kinds of devices that are no whole GPU."""
+        on_gpu = Counter((device.kind, device.gpu) for device in self.devices)
+        several = {kind for (kind, _), count in on_gpu.items() if count > 1}
+        return several | {kind.name for kind in self.kinds if kind.mig is not None}
+
+    @cached_property
+    def spans_gpus(self) -> bool:
+        """Whether a replica may take several GPUs."""
+        return any(option.gpus > 1 for option in self.options)
+
+    @cached_property
     def pools(self) -> bool:
         """Whether rates are uncertain, so that busy times on a device add up to less than their sum."""
         return any(option.swing_ppm for option in self.options)
@@ -398,11 +436,12 @@ class Problem:
         return self.max_moves is not None or Objective.MOVES in self.objectives
 
     @cached_property
-    def running(self) -> Mapping[str, Counter[tuple[str, ConfigurationKey]]]:
+    def running(self) -> Mapping[str, Counter[RunningKey]]:
         """By device, how many replicas of each model and configuration run there now."""
-        found: dict[str, Counter[tuple[str, ConfigurationKey]]] = {}
+        found: dict[str, Counter[RunningKey]] = {}
         for replica in self.current:
-            found.setdefault(replica.device, Counter())[replica.model, replica.configuration] += 1
+            for device in replica.devices:
+                found.setdefault(device, Counter())[replica.model, replica.configuration, replica.devices] += 1
         return found
 
     @cached_property

@@ -11,7 +11,7 @@ from planner.domain import availability, node_totals
 from planner.domain.ensemble_rules import ensemble_latency, ensemble_servers, promises_kept
 from planner.domain.layout import Layout, LoadedDevice, Placed
 from planner.domain.mig import may_join
-from planner.domain.units import PPM, format_bytes
+from planner.domain.units import PPM, counted, format_bytes
 from planner.domain.violation import Rule, Violation
 
 __all__ = ["RULES", "Rule", "Violation"]
@@ -144,10 +144,25 @@ def fleet(layout: Layout) -> Iterator[Violation]:
         if placed.option.kind != placed.device.kind:
             text = f"its option is for {placed.option.kind}, but {placed.device.id} is a {placed.device.kind}"
             yield Violation(Rule.FLEET, placed.replica, text)
+        yield from _gpus_of(placed)
     for loaded in layout.devices:
         if loaded.device.cordoned:
             yield Violation(Rule.FLEET, loaded.device.id, "is cordoned and must stay empty")
     yield from node_totals.limits(layout)
+
+
+def _gpus_of(placed: Placed) -> Iterator[Violation]:
+    """A replica takes as many GPUs as its option says, alike and on one node. That it shares them with nobody is a
+    matter of `latency`."""
+    names, asked = [device.id for device in placed.devices], placed.option.gpus
+    if len(names) != asked or len(set(names)) != asked:
+        yield Violation(
+            Rule.FLEET, placed.replica, f"takes {counted(asked, 'device')}, but stands on {', '.join(names)}"
+        )
+    others = placed.devices[1:]
+    if any(other.node != placed.device.node or other.kind != placed.device.kind for other in others):
+        text = f"its GPUs must be of one kind and one node, and are {', '.join(names)}"
+        yield Violation(Rule.FLEET, placed.replica, text)
 
 
 def moves(layout: Layout) -> Iterator[Violation]:

@@ -90,6 +90,7 @@ def running_replicas(plan: Plan) -> tuple[Running, ...]:
             instances=replica.instances,
             max_batch_size=replica.max_batch_size,
             queue_delay_us=replica.queue_delay_us,
+            more_devices=replica.devices[1:],
         )
         for replica in plan.replicas
         for device in replica.devices[:1]

@@ -219,10 +219,10 @@ def placements_of(instance: Instance, columns: Sequence[Column]) -> tuple[Placem
     return name_placements(instance.problem, _pairs(instance, columns))
 
 
-def _pairs(instance: Instance, columns: Sequence[Column]) -> Iterator[tuple[Option, Device]]:
+def _pairs(instance: Instance, columns: Sequence[Column]) -> Iterator[tuple[Option, tuple[Device, ...]]]:
     free = [iter(group.gpus) for group in instance.groups]
     for column in sorted(columns, key=lambda c: (c.group, c.contents)):
         gpu = next(free[column.group])
         for device, kind, content in zip(gpu, instance.groups[column.group].kinds, column.contents, strict=True):
             for item in content:
-                yield instance.items[kind].choices[item].option, device
+                yield instance.items[kind].choices[item].option, (device,)

@@ -21,10 +21,6 @@ class SiteConstraints:
         self._variables = variables
         self._problem = variables.reduction.problem
         self._placed: dict[str, cp_model.IntVar] = {}
-        self._rows: dict[str, list[_Placed]] = {m.name: [] for m in self._problem.models}
-        for slot in variables.slots:
-            for choice, count in slot.counts.items():
-                self._rows[choice.option.model].append((choice, slot, count))
 
     def add_all(self) -> None:
         self.spread()
@@ -58,8 +54,9 @@ class SiteConstraints:
                 rows = self._by_domain(name, survival.domain)
                 if not left:
                     continue
-                every = [(c.capacity_mrps, count) for found in rows.values() for c, _, count in found]
-                most = sum(c.capacity_mrps * slot.most[c] for found in rows.values() for c, slot, _ in found)
+                every = [(c.capacity_mrps, count) for c, count in self._variables.of_model(name)]
+                reduction = self._variables.reduction
+                most = sum(c.capacity_mrps * reduction.most_on_device(c) for c, _ in self._variables.of_model(name))
                 total = self._model.new_int_var(0, most, f"capacity of {name}")
                 at_least(self._model, [*every, (-1, total)], 0)
                 self._where_placed(model, [(1, total)], left)
@@ -120,16 +117,20 @@ class SiteConstraints:
 
     def _on_nodes(self, needs: dict[str, int], offers: dict[str, int | None]) -> None:
         terms: dict[str, list[Term]] = {name: [] for name, offer in offers.items() if offer is not None}
-        for slot in self._variables.slots:
-            if slot.device.node in terms:
-                terms[slot.device.node] += [(needs[c.option.model], count) for c, count in slot.counts.items()]
+        for stand in (stand for row in self._variables.stands.values() for stand in row):
+            if stand.device.node in terms:
+                terms[stand.device.node].append((needs[stand.choice.option.model], stand.count))
         for name, row in terms.items():
             at_most(self._model, row, offers[name] or 0)
 
     def _by_domain(self, model: str, domain: Domain) -> dict[str, list[_Placed]]:
+        """What stands inside of each domain; a replica over several GPUs inside of each of these."""
         found: dict[str, list[_Placed]] = {}
-        for placed in self._rows[model]:
-            found.setdefault(self._problem.domain_of(placed[1].device, domain), []).append(placed)
+        for stand in self._variables.stands[model]:
+            one = stand.choice.option.gpus == 1 or domain is not Domain.GPU
+            for slot in stand.slots[:1] if one else stand.slots:
+                count = stand.count if one else slot.counts[stand.choice]
+                found.setdefault(self._problem.domain_of(slot.device, domain), []).append((stand.choice, slot, count))
         return found
 
     def _where_placed(self, model: Model, terms: list[Term], least: int) -> None:
@@ -139,7 +140,7 @@ class SiteConstraints:
             return
         if model.name not in self._placed:
             placed = self._placed[model.name] = self._model.new_bool_var(f"{model.name} has a replica")
-            for choice, _, count in self._rows[model.name]:
+            for choice, count in self._variables.of_model(model.name):
                 at_most(self._model, [(1, count), (-self._variables.reduction.most_on_device(choice), placed)], 0)
         at_least(self._model, [*terms, (-least, self._placed[model.name])], 0)
 

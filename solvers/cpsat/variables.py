@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ortools.sat.python import cp_model
@@ -18,7 +18,8 @@ from solvers.reduction import Choice, GpuGroup, Reduction
 class Slot:
     """One device. `shared`: it carries two replicas or more.
 
-    `present` is the count itself where at most one replica of a choice may stand here.
+    `present` is the count itself where at most one replica of a choice may stand here. A replica over several GPUs
+    counts on each of its devices.
     """
 
     kind: DeviceKind
@@ -29,6 +30,19 @@ class Slot:
     most: Mapping[Choice, int]
     present: dict[Choice, cp_model.IntVar] = field(default_factory=dict)
     backends: dict[str, cp_model.IntVar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stand:
+    """How many replicas of a choice stand on a device, or on the devices of one node where each takes several."""
+
+    choice: Choice
+    slots: tuple[Slot, ...]
+    count: cp_model.IntVar
+
+    @property
+    def device(self) -> Device:
+        return self.slots[0].device
 
 
 @dataclass(slots=True, eq=False)
@@ -55,23 +69,59 @@ class Variables:
             for group, size in zip(reduction.groups, sizes, strict=True)
         ]
         self.slots = [slot for row in self.places for place in row for slot in place.slots]
-        self._by_model: dict[str, list[tuple[Choice, cp_model.IntVar]]] = {m.name: [] for m in reduction.problem.models}
+        self.stands: dict[str, list[Stand]] = {m.name: [] for m in reduction.problem.models}
+        for stand in (*self._on_devices(), *self._over_devices()):
+            self.stands[stand.choice.option.model].append(stand)
+
+    def _on_devices(self) -> Iterator[Stand]:
         for slot in self.slots:
             for choice, count in slot.counts.items():
-                self._by_model[choice.option.model].append((choice, count))
+                if choice.option.gpus == 1:
+                    yield Stand(choice, (slot,), count)
+
+    def _over_devices(self) -> Iterator[Stand]:
+        """Replicas over several devices take that many of a node's, whichever they are."""
+        by_node: dict[tuple[Choice, str], list[Slot]] = {}
+        for slot in self.slots:
+            for choice in slot.counts:
+                if choice.option.gpus > 1:
+                    by_node.setdefault((choice, slot.device.node), []).append(slot)
+        for (choice, node), slots in by_node.items():
+            gpus = choice.option.gpus
+            count = self._model.new_int_var(0, len(slots) // gpus, f"{choice.option.id} on {node}")
+            self._model.add(cp_model.LinearExpr.sum([slot.counts[choice] for slot in slots]) == gpus * count)
+            yield Stand(choice, tuple(slots), count)
 
     def of_model(self, name: str) -> Sequence[tuple[Choice, cp_model.IntVar]]:
-        return self._by_model[name]
+        return [(stand.choice, stand.count) for stand in self.stands[name]]
 
-    def placed(self, value: Callable[[cp_model.IntVar], int]) -> Iterable[tuple[Option, Device]]:
-        for slot in self.slots:
-            for choice, count in slot.counts.items():
-                for _ in range(value(count)):
-                    yield choice.option, slot.device
+    def placed(self, value: Callable[[cp_model.IntVar], int]) -> Iterable[tuple[Option, tuple[Device, ...]]]:
+        for stand in (stand for row in self.stands.values() for stand in row):
+            option = stand.choice.option
+            if option.gpus == 1:
+                for _ in range(value(stand.count)):
+                    yield option, (stand.device,)
+            else:
+                taken = [slot.device for slot in stand.slots if value(slot.counts[stand.choice])]
+                yield from ((option, devices) for devices in self._apart(option, taken))
+
+    def _apart(self, option: Option, taken: Sequence[Device]) -> Iterator[tuple[Device, ...]]:
+        """The devices of all replicas of a node as those of each; what runs now stays together."""
+        left = {device.id: device for device in taken}
+        for running in self.reduction.problem.current if self.reduction.problem.counts_moves else ():
+            together = (running.model, len(running.devices)) == (option.model, option.gpus)
+            if together and running.configuration == option.configuration and left.keys() >= set(running.devices):
+                yield tuple(left.pop(name) for name in running.devices)
+        rest = list(left.values())
+        yield from (tuple(rest[first : first + option.gpus]) for first in range(0, len(rest), option.gpus))
 
     def hint(self, placements: Sequence[Placement]) -> None:
         """Start the search from this plan, the GPUs that it uses brought to the first places of their group."""
         self._model.clear_hints()  # type: ignore[no-untyped-call]
+        devices = self.reduction.problem.device_by_id
+        nodes = Counter((p.option, devices[p.device].node) for p in placements)
+        for stand in (stand for row in self.stands.values() for stand in row if stand.choice.option.gpus > 1):
+            self._model.add_hint(stand.count, nodes[stand.choice.option.id, stand.device.node])
         for group, row in zip(self.reduction.groups, self.places, strict=True):
             contents = _contents(group, placements)
             empty = [Counter[str]() for _ in group.kinds]
@@ -126,20 +176,29 @@ class Variables:
 
     def moves(self) -> cp_model.LinearExpr:
         """Replicas that are not kept from the current plan; as few as they can be where they are held down."""
-        terms: list[tuple[int, cp_model.IntVar]] = []
-        for slot in self.slots:
-            terms += [(1, count) for count in slot.counts.values()]
-            for (model, configuration), most in self.reduction.problem.running.get(slot.device.id, {}).items():
+        terms = [(1, stand.count) for row in self.stands.values() for stand in row]
+        slots = {slot.device.id: slot for slot in self.slots}
+        for name, slot in slots.items():
+            for (model, configuration, devices), most in self.reduction.problem.running.get(name, {}).items():
+                if name != devices[0] or not slots.keys() >= set(devices):
+                    continue
                 equal = [
-                    count
-                    for choice, count in slot.counts.items()
-                    if choice.option.model == model and choice.option.configuration == configuration
+                    choice
+                    for choice in slot.counts
+                    if (choice.option.model, choice.option.gpus) == (model, len(devices))
+                    and choice.option.configuration == configuration
                 ]
-                if equal:
-                    kept = self._model.new_int_var(0, most, f"{model} kept on {slot.device.id}")
-                    self._model.add(kept <= cp_model.LinearExpr.sum(equal))
-                    terms.append((-1, kept))
+                terms += [(-1, kept) for kept in self._kept(equal, [slots[device] for device in devices], most)]
         return cp_model.LinearExpr.weighted_sum([v for _, v in terms], [c for c, _ in terms])
+
+    def _kept(self, equal: Sequence[Choice], slots: Sequence[Slot], most: int) -> Iterator[cp_model.IntVar]:
+        """At most as many as stand on all of these devices by one of these choices."""
+        rows = [equal] if len(slots) == 1 else [[choice] for choice in equal]
+        for row in filter(None, rows):
+            kept = self._model.new_int_var(0, most, f"{row[0].option.model} kept on {slots[0].device.id}")
+            for slot in slots:
+                self._model.add(kept <= cp_model.LinearExpr.sum([slot.counts[choice] for choice in row]))
+            yield kept
 
     def _place(self, gpu: tuple[Device, ...], *, free_layout: bool) -> GpuPlace:
         slots = tuple(self._slot(device) for device in gpu)
@@ -152,7 +211,7 @@ class Variables:
     def _slot(self, device: Device) -> Slot:
         model, name = self._model, device.id
         choices = self.reduction.by_kind[device.kind]
-        most = {choice: self.reduction.most_on_device(choice) for choice in choices}
+        most = {c: self.reduction.most_on_device(c) if c.option.gpus == 1 else 1 for c in choices}
         slot = Slot(
             kind=self.reduction.problem.kind_by_name[device.kind],
             device=device,
@@ -189,6 +248,7 @@ def _contents(group: GpuGroup, placements: Sequence[Placement]) -> list[list[Cou
     """What stands on each device of the group's GPUs in use, option by option."""
     by_device: dict[str, Counter[str]] = {}
     for placement in placements:
-        by_device.setdefault(placement.device, Counter())[placement.option] += 1
+        for device in placement.devices:
+            by_device.setdefault(device, Counter())[placement.option] += 1
     rows = [[by_device.get(device.id, Counter()) for device in gpu] for gpu in group.gpus]
     return [row for row in rows if any(row)]

@@ -11,15 +11,16 @@ from planner.domain.plan import Status
 from planner.domain.problem import Problem
 from solvers import registry
 from solvers.base import Progress, SolveOptions
-from tests.problems import brute_force, objective_key, tiny_problems, tiny_sited_problems
+from tests.problems import brute_force, objective_key, tiny_problems, tiny_sited_problems, tiny_spanning_problems
 from tests.results import assert_bounds_hold
 
 ONE_WORKER = SolveOptions(time_limit_s=30, workers=1)
+ANY = tiny_problems() | tiny_sited_problems() | tiny_spanning_problems()
 SLOW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @SLOW
-@given(tiny_problems() | tiny_sited_problems())
+@given(ANY)
 def test_cpsat_reaches_the_brute_force_optimum(subject: Problem) -> None:
     best = brute_force(subject)
     result = registry.solve(subject, ONE_WORKER, Progress(), name="cpsat")
@@ -35,7 +36,7 @@ def test_cpsat_reaches_the_brute_force_optimum(subject: Problem) -> None:
 
 
 @SLOW
-@given(tiny_problems() | tiny_sited_problems())
+@given(ANY)
 def test_greedy_keeps_the_rules_and_its_bounds_hold(subject: Problem) -> None:
     best = brute_force(subject)
     result = registry.solve(subject, ONE_WORKER, Progress(), name="greedy")
@@ -53,7 +54,7 @@ def test_greedy_keeps_the_rules_and_its_bounds_hold(subject: Problem) -> None:
 
 
 @SLOW
-@given(tiny_problems() | tiny_sited_problems())
+@given(ANY)
 def test_columns_keep_the_rules_and_their_bounds_hold(subject: Problem) -> None:
     best = brute_force(subject)
     result = registry.solve(subject, SolveOptions(time_limit_s=5, iterations=5, workers=1), Progress(), name="columns")
@@ -68,7 +69,7 @@ def test_columns_keep_the_rules_and_their_bounds_hold(subject: Problem) -> None:
 
 
 @SLOW
-@given(tiny_sited_problems())
+@given(tiny_sited_problems() | tiny_spanning_problems())
 def test_a_bound_without_the_rules_between_devices_holds_with_them(subject: Problem) -> None:
     best = brute_force(subject)
     with pytest.MonkeyPatch.context() as patch:
