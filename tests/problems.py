@@ -6,7 +6,6 @@ Everything is sized by hand: memory in bytes around 10, rates in mrps around 1,0
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, combinations_with_replacement, pairwise, product
@@ -151,8 +150,11 @@ def _hard_sizes(rng: random.Random, count: int) -> Iterator[tuple[float, float]]
 
 
 @st.composite
-def tiny_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None) -> Problem:
-    """Every rule may bind: several kinds, options, backends, periods, interference classes, latency curves."""
+def tiny_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None, *, whole: bool = False) -> Problem:
+    """Every rule may bind: several kinds, options, backends, periods, interference classes, latency curves.
+
+    `whole`: no GPU is split, and there are two of a kind at least.
+    """
     periods = draw(st.integers(1, 2))
     classes = draw(st.integers(1, 2))
     kinds = [_tiny_kind(draw, name, classes) for name in ("big", "small")[: draw(st.integers(1, 2))]]
@@ -164,7 +166,7 @@ def tiny_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None
         for k in kinds
         for i in range(draw(st.integers(0 if len(kinds) > 1 else 1, 2)))
     ]
-    fleet = _tiny_fleet(draw, kinds)
+    fleet = _tiny_fleet(draw, kinds, whole=whole)
     ensembles = _tiny_ensembles(draw, models, periods)
     if ensembles:
         options = [_with_promises(draw, o) for o in options]
@@ -187,10 +189,13 @@ def tiny_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None
 
 
 @st.composite
-def tiny_sited_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None) -> Problem:
+def tiny_sited_problems(
+    draw: st.DrawFn, objectives: Sequence[Objective] | None = None, *, whole: bool = False
+) -> Problem:
     """The same on two or three nodes, with a random subset of the rules between devices."""
-    plain = draw(tiny_problems(objectives))
-    node_of = {gpu: draw(st.sampled_from(["n1", "n2", "n3"])) for gpu in sorted({d.gpu for d in plain.devices})}
+    plain = draw(tiny_problems(objectives, whole=whole))
+    places = ["n1", "n1", "n1", "n2"] if whole else ["n1", "n2", "n3"]
+    node_of = {gpu: draw(st.sampled_from(places)) for gpu in sorted({d.gpu for d in plain.devices})}
     gpu_of = {gpu: f"{node}/{gpu.replace('/', '-')}" for gpu, node in node_of.items()}
     id_of = {d.id: f"{gpu_of[d.gpu]}{d.id.removeprefix(d.gpu)}" for d in plain.devices}
     fleet = tuple(replace(d, id=id_of[d.id], gpu=gpu_of[d.gpu]) for d in plain.devices)
@@ -225,14 +230,11 @@ def tiny_sited_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None 
 @st.composite
 def tiny_spanning_problems(draw: st.DrawFn, objectives: Sequence[Objective] | None = None) -> Problem:
     """The same with options that take two whole GPUs of a node; some of them run now."""
-    plain = draw(tiny_problems(objectives) | tiny_sited_problems(objectives))
-    gpus = Counter(d.gpu for d in plain.devices)
-    whole = {k.name for k in plain.kinds} - {d.kind for d in plain.devices if gpus[d.gpu] > 1}
-    may = [o for o in plain.options if o.kind in whole and o.model not in plain.served_by_triton]
-    spanning = {o.id for o in may if draw(st.booleans())}
+    plain = draw(tiny_problems(objectives, whole=True) | tiny_sited_problems(objectives, whole=True))
+    two = draw(st.sets(st.sampled_from([m.name for m in plain.models]), min_size=1)) - set(plain.served_by_triton)
+    spanning = {o.id for o in plain.options if o.model in two and draw(st.sampled_from([True, True, False]))}
     options = [replace(o, gpus=2, max_others=0) if o.id in spanning else o for o in plain.options]
     pairs = list(_pairs(plain))
-    two = {o.model for o in options if o.gpus > 1}
     current = [
         replace(r, device=first, more_devices=(second,))
         for r in plain.current
@@ -358,11 +360,11 @@ def _tiny_kind(draw: st.DrawFn, name: str, classes: int) -> DeviceKind:
     )
 
 
-def _tiny_fleet(draw: st.DrawFn, kinds: Sequence[DeviceKind]) -> list[Device]:
+def _tiny_fleet(draw: st.DrawFn, kinds: Sequence[DeviceKind], *, whole: bool) -> list[Device]:
     fleet = []
     for k in kinds:
-        slices = draw(st.sampled_from([1, 1, 2]))  # GPUs of two devices each: MIG slices
-        for i in range(draw(st.integers(1, 2))):
+        slices = 1 if whole else draw(st.sampled_from([1, 1, 2]))  # GPUs of two devices each: MIG slices
+        for i in range(draw(st.integers(2, 3) if whole else st.integers(1, 2))):
             cordoned = draw(st.sampled_from([False, False, False, True]))
             fleet += [
                 Device(id=f"{k.name}/{i}/{j}", gpu=f"{k.name}/{i}", kind=k.name, cordoned=cordoned)
