@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from statistics import NormalDist
 
 from planner.basis import digest_notes, requests_notes
-from planner.domain.ensemble import Ensemble, Member
+from planner.domain.ensemble import Ensemble, Member, Serve
 from planner.domain.fleet import Fleet, Gpu, GpuType, SliceType
 from planner.domain.problem import (
     SCHEMA_VERSION,
@@ -20,6 +20,7 @@ from planner.domain.problem import (
     Problem,
     Running,
     Settings,
+    most_on_node,
 )
 from planner.domain.profile import BACKEND_ROW_PREFIX, SERVER_ROW, ProfileRow, Source
 from planner.domain.topology import FleetLimit, Node, Survival
@@ -107,7 +108,9 @@ def build(
     for model in models:
         running = frozenset(r.configuration for r in choice.current if r.model == model.name)
         asked = [e for e in ensembles if e.bound_us is not None and model.name in e.models]
-        found, reasons = _options_on(kinds, model, rows, choice.settings, Wishes(running, tuple(asked)))
+        served = tuple(e.name for e in ensembles if e.serve is Serve.TRITON and model.name in e.models)
+        wishes = Wishes(running, tuple(asked), served, most_on_node(devices))
+        found, reasons = _options_on(kinds, model, rows, choice.settings, wishes)
         options.extend(found)
         if not found:
             without.extend(reasons)

@@ -107,16 +107,18 @@ def _fleet_sentences(problem: Problem, plan: Plan) -> Iterator[str]:
 def _fleet(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
     """More GPUs of one kind, as few as possible: the further ones are the only ones that cost anything.
 
-    Each stands on a node and in a rack and zone of its own. With a budget their prices count, and nothing is said.
+    Each stands on a node and in a rack and zone of its own, or with as many as a replica takes. With a budget their
+    prices count, and nothing is said.
     """
     if any(limit.cost_microusd_per_hour is not None for limit in problem.limits):
         return
     for name, template in _templates(problem):
         kinds = {device.kind for device in template}
-        count = min(MOST_EXTRA_DEVICES, _replicas_at_most(problem, kinds))
+        together = max([option.gpus for option in problem.options if option.kind in kinds], default=1)
+        count = min(MOST_EXTRA_DEVICES, _replicas_at_most(problem, kinds) * together)
         if not count:
             continue
-        relaxed = _with_extra_gpus(problem, kinds, template, count)
+        relaxed = _with_extra_gpus(problem, kinds, template, count, together)
         answer = solve(relaxed)
         text = verdict(answer, "", f"not even {count} more {name} would be enough")
         if answer.placements is not None:
@@ -156,15 +158,19 @@ def _replicas_at_most(problem: Problem, kinds: Collection[str]) -> int:
     return needed
 
 
-def _with_extra_gpus(problem: Problem, kinds: Collection[str], template: Sequence[Device], count: int) -> Problem:
-    """`count` GPUs more with the devices of the template, on kinds of their own that alone have a price."""
+def _with_extra_gpus(
+    problem: Problem, kinds: Collection[str], template: Sequence[Device], count: int, together: int
+) -> Problem:
+    """`count` GPUs more with the devices of the template, on kinds of their own that alone have a price; so many
+    `together` on a node."""
     extra = [replace(k, name=k.name + EXTRA, cost_microusd_per_hour=1) for k in problem.kinds if k.name in kinds]
     free = [replace(k, cost_microusd_per_hour=0) for k in problem.kinds]
     options = (replace(o, id=o.id + EXTRA, kind=o.kind + EXTRA) for o in problem.options if o.kind in kinds)
-    names = [f"{EXTRA}{i}" for i in range(count)]
+    nodes = [f"{EXTRA}{i}" for i in range(-(-count // together))]
+    gpus = [f"{node}/{i}" for node in nodes for i in range(together)][:count]
     devices = (
-        Device(id=f"{name}/0/{place}", gpu=f"{name}/0", kind=device.kind + EXTRA, start=device.start)
-        for name in names
+        Device(id=f"{gpu}/{place}", gpu=gpu, kind=device.kind + EXTRA, start=device.start)
+        for gpu in gpus
         for place, device in enumerate(template)
     )
     return replace(
@@ -175,7 +181,7 @@ def _with_extra_gpus(problem: Problem, kinds: Collection[str], template: Sequenc
         objectives=(Objective.COST,),
         nodes=(
             *problem.nodes,
-            *(Node(name=f"{EXTRA}{i}", rack=f"{EXTRA}{i}", zone=f"{EXTRA}{i}") for i in range(count)),
+            *(Node(name=node, rack=node, zone=node) for node in nodes),
         ),
     )
 

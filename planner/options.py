@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil
 
@@ -66,11 +66,14 @@ def configurations(rows: Iterable[ProfileRow]) -> list[Configuration]:
 class Wishes:
     """What else decides which options of a model are worth something.
 
-    A configuration that is `running` now is beaten by none but itself; `ensembles` need promises of its calls.
+    A configuration that is `running` now is beaten by none but itself; `ensembles` need promises of its calls, those
+    that it is `served_in` by Triton have all members on each server. `most_on_node`: devices, by kind.
     """
 
     running: frozenset[ConfigurationKey] = frozenset()
     ensembles: tuple[Ensemble, ...] = ()
+    served_in: tuple[str, ...] = ()
+    most_on_node: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +129,9 @@ def _options_of(
     refusals: list[Refusal],
 ) -> Iterator[Option]:
     first = configuration.first
-    if first.gpus > 1 and (kind.mig is not None or kind.cores is not None):
-        refusals.append(Refusal("gpus", first.gpus, f"takes {first.gpus} whole GPUs, and a {kind.profile} is none"))
+    refusal = _refused_gpus(first.gpus, kind, wishes)
+    if refusal is not None:
+        refusals.append(Refusal("gpus", first.gpus, refusal))
         return
     if first.variant:
         text = f"measured as a whole ({first.variant}); this version plans with models, not with ensembles"
@@ -155,6 +159,18 @@ def _options_of(
         run = f"{first.instances} x batch {first.max_batch_size}"
         text = f"a p{model.percentile} of {bound:g} ms cannot be met: {best:.4g} ms at best ({run})"
         refusals.append(Refusal("latency", best, text))
+
+
+def _refused_gpus(gpus: int, kind: DeviceKind, wishes: Wishes) -> str | None:
+    """Why no replica can take so many GPUs."""
+    if gpus == 1:
+        return None
+    if kind.mig is not None or kind.cores is not None:
+        return f"takes {gpus} whole GPUs, and a {kind.profile} is none"
+    if wishes.served_in:
+        return f"takes {gpus} GPUs for itself alone, but {wishes.served_in[0]} needs all members on one server"
+    most = wishes.most_on_node.get(kind.name, 0)
+    return f"takes {gpus} GPUs of one node, and no node has more than {most}" if most < gpus else None
 
 
 def _call_curves(

@@ -16,7 +16,7 @@ from planner.domain.ensemble import Ensemble
 from planner.domain.limits import limits_of
 from planner.domain.mig import layouts
 from planner.domain.plan import Placement
-from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem
+from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem, most_on_node
 from planner.domain.topology import Domain, Survival
 from planner.errors import InputError
 
@@ -89,22 +89,16 @@ class Reduction:
 
     @cached_property
     def choices(self) -> tuple[Choice, ...]:
-        stocked = self.most_on_node
         rows: dict[tuple[str, str], list[Choice]] = {}
         for option in self.problem.options:
-            choice = usable(self.problem, option) if option.gpus <= stocked.get(option.kind, 0) else None
+            choice = usable(self.problem, option) if option.gpus <= self.most_on_node.get(option.kind, 0) else None
             if choice is not None:
                 rows.setdefault((option.model, option.kind), []).append(choice)
         return tuple(choice for row in rows.values() for choice in self._undominated(row))
 
     @cached_property
     def most_on_node(self) -> dict[str, int]:
-        """By kind, the most devices of it that are on one node, without those that are cordoned."""
-        counts = Counter((d.kind, d.node) for d in self.problem.devices if not d.cordoned)
-        found: dict[str, int] = {}
-        for (kind, _), number in counts.items():
-            found[kind] = max(found.get(kind, 0), number)
-        return found
+        return most_on_node(self.problem.devices)
 
     def _undominated(self, row: Sequence[Choice]) -> list[Choice]:
         """Where moves count, a configuration that runs now is worth keeping whatever others can do."""

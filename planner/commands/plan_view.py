@@ -114,6 +114,8 @@ def _row(replica: Replica, problem: Problem) -> tuple[str, str, str, str]:
     run = (
         f"{replica.instances} x batch {replica.max_batch_size}" if replica.max_batch_size else f"{replica.instances} x"
     )
+    if len(replica.devices) > 1:
+        run += f", over {len(replica.devices)} GPUs"
     rate = f"{replica.capacity_rps:,.4g} req/s"
     latencies = [period.latency_ms for period in replica.periods if period.latency_ms is not None]
     bound = problem.model_by_name[replica.model].latency_bound_us

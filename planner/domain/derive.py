@@ -120,7 +120,7 @@ def _gpus(layout: Layout) -> tuple[PlannedGpu, ...]:
     kinds: dict[str, DeviceKind] = {}
     ports = _ports(layout.problem)
     for loaded in layout.devices:
-        server = loaded.replicas[0].device.id if loaded.replicas[0].option.gpus > 1 else loaded.device.id
+        server = loaded.device if loaded.has_server else loaded.replicas[0].device
         by_gpu.setdefault(loaded.device.gpu, []).append(
             PlannedDevice(
                 device=loaded.device.id,
@@ -129,7 +129,7 @@ def _gpus(layout: Layout) -> tuple[PlannedGpu, ...]:
                 memory_bytes_used=loaded.memory_bytes_used,
                 memory_bytes_capacity=loaded.kind.memory_bytes,
                 busy=loaded.peak_busy_ppm / PPM,
-                endpoint=ports[server],
+                endpoint=ports[server.id],
                 replicas=tuple(p.replica for p in loaded.replicas),
             )
         )
@@ -237,9 +237,8 @@ def _binding(layout: Layout) -> Iterator[Binding]:
                 unit="busy share",
                 period=period,
             )
-        for placed in loaded.replicas:
-            if placed.device is loaded.device:
-                yield from _binding_latency(layout, loaded, placed)
+        for placed in loaded.replicas if loaded.has_server else ():
+            yield from _binding_latency(layout, loaded, placed)
     yield from _binding_ensembles(layout)
     for total in (*host_memory_totals(layout), *host_cpu_totals(layout), *limit_totals(layout)):
         if total.used >= BINDING_SHARE * total.limit:

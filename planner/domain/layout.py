@@ -38,6 +38,11 @@ class LoadedDevice:
         self._optimistic = optimistic
 
     @property
+    def has_server(self) -> bool:
+        """Whether a server runs on it, and not on another one that a replica takes besides."""
+        return self.replicas[0].device is self.device
+
+    @property
     def backends(self) -> set[str]:
         return {p.option.backend for p in self.replicas}
 

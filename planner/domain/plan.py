@@ -207,6 +207,12 @@ class Plan:
         if len(self.gap) != len(self.objectives):
             raise InputError(f"plan: {len(self.objectives)} objectives need as many gaps, got {len(self.gap)}")
 
+    @property
+    def servers(self) -> tuple[PlannedDevice, ...]:
+        """Devices on which a server runs: all in use but those that a server on another one takes besides."""
+        others = {name for replica in self.replicas for name in replica.devices[1:]}
+        return tuple(device for gpu in self.gpus for device in gpu.devices if device.device not in others)
+
     def placements(self) -> tuple[Placement, ...]:
         return tuple(
             Placement(replica=r.id, option=r.option, device=r.devices[0], more_devices=r.devices[1:])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -449,6 +449,15 @@ class Problem:
         """sha256 over the canonical JSON text."""
         text = json.dumps(to_json(self), sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def most_on_node(devices: Iterable[Device]) -> dict[str, int]:
+    """By kind, the most devices of it that are on one node, without those that are cordoned."""
+    counts = Counter((device.kind, device.node) for device in devices if not device.cordoned)
+    most: dict[str, int] = {}
+    for (kind, _), number in counts.items():
+        most[kind] = max(most.get(kind, 0), number)
+    return most
 
 
 def problem_from_json(value: object, where: str) -> Problem:

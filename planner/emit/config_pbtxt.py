@@ -60,7 +60,7 @@ def configure(
     max_batch_size: int,
     queue_delay_us: int | None,
     kind: Kind,
-    gpus: tuple[()] | tuple[Literal[0]] = (),
+    gpus: tuple[int, ...] = (),
 ) -> ModelConfig:
     """A copy with the plan's instances, batch size and dynamic batching (`queue_delay_us` None: off).
 
@@ -68,6 +68,9 @@ def configure(
     their scheduler word for word; an ensemble has no instances of its own. Of several instance groups the
     first one stays, with the whole count. With KIND_GPU the group always names its GPU: empty means all. A
     model that chooses its device itself (KIND_MODEL) goes on doing so on a GPU, among those that the server sees.
+
+    `gpus`: ordinals of the process. KIND_GPU puts an instance on each of several GPUs, never one across them: there
+    the model chooses (KIND_MODEL), unless its own file says KIND_CPU, as TensorRT-LLM wants it, or names several GPUs.
     """
     if max_batch_size < 1 and config.max_batch_size > 0:
         raise InputError(
@@ -130,6 +133,10 @@ def _set_instances(config: ModelConfig, instances: int, kind: Kind, gpus: tuple[
     if config.instance_group:
         group.CopyFrom(config.instance_group[0])
     group.count = instances
+    if len(gpus) > 1 and group.kind == ModelInstanceGroup.Kind.KIND_CPU:
+        kind, gpus = "KIND_CPU", ()
+    elif len(gpus) > 1 and len(group.gpus) < 2:
+        group.kind = ModelInstanceGroup.Kind.KIND_MODEL
     del group.gpus[:]
     if kind == "KIND_CPU" or group.kind != ModelInstanceGroup.Kind.KIND_MODEL:
         group.kind = ModelInstanceGroup.Kind.Value(kind)

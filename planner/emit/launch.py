@@ -118,7 +118,14 @@ def _setting(place: Place) -> str:
         return f"#   {name:<15} cores of {place.device.device}  [{core_list(place.cores)}]"
     if place.is_slice:
         return f"#   {name:<15} MIG-... of {place.device.device}, as `nvidia-smi -L` prints it  [must be set]"
-    return f"#   {name:<15} index or GPU-... of {place.device.device}  [{place.gpu_index}]"
+    if len(place.gpus) > 1:
+        names = ", ".join(place.replicas[0].devices)
+        return f"#   {name:<15} indices or GPU-... of {names}, separated by commas  [{_visible(place)}]"
+    return f"#   {name:<15} index or GPU-... of {place.device.device}  [{_visible(place)}]"
+
+
+def _visible(place: Place) -> str:
+    return ",".join(map(str, place.gpus))
 
 
 def _start(place: Place) -> str:
@@ -136,6 +143,6 @@ def _runner(place: Place) -> str:
     if place.is_slice:
         visible = f"${{{name}:?set it to the MIG device of {place.device.device}, see nvidia-smi -L}}"
     else:
-        visible = f"${{{name}:-{place.gpu_index}}}"
+        visible = f"${{{name}:-{_visible(place)}}}"
     # Without the order, CUDA counts the fastest GPU first, and nvidia-smi by place.
     return f'env CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES="{visible}"'

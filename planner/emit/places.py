@@ -20,12 +20,13 @@ _SAFE_DEVICE = re.compile(r"[A-Za-z0-9_.+@/-]+")
 class Place:
     """One Triton server to be, with the ensembles that it serves as a whole.
 
-    `cores` are the CPUs of a CPU device, counted from 0 per node; None for a GPU.
+    `cores` are the CPUs of a CPU device, counted from 0 per node; None for a GPU. `gpus`: the indices of the GPUs that
+    it sees, one unless its replica takes several.
     """
 
     device: PlannedDevice
     node: str
-    gpu_index: int
+    gpus: tuple[int, ...]
     folder: str
     cores: tuple[int, ...] | None
     replicas: tuple[Replica, ...]
@@ -41,23 +42,29 @@ class Place:
 
 
 def places(problem: Problem, plan: Plan) -> list[Place]:
-    """Every device of the plan, in its order; InputError where a name cannot be a folder's."""
+    """Every server of the plan, in the order of its devices; InputError where a name cannot be a folder's."""
     replicas = {replica.id: replica for replica in plan.replicas}
+    gpus = {device.device: gpu.gpu for gpu in plan.gpus for device in gpu.devices}
     cores = _cores(problem)
     found = []
-    for gpu in plan.gpus:
-        node, _, index = gpu.gpu.rpartition("/")
-        if not index.isdecimal():
-            raise InputError(f"gpu {gpu.gpu!r} is not named node/index, so its server cannot be told where to run")
-        for device in gpu.devices:
-            own = tuple(replicas[name] for name in device.replicas)
-            folder = _folder(index, device)
-            _require_names(device.device, node, folder, own)
-            served = tuple(e.name for e in plan.ensembles if device.device in [s.device for s in e.servers])
-            for name in served:
-                _require_folder("ensemble", name)
-            found.append(Place(device, node, int(index), folder, cores.get(device.device), own, served))
+    for device in plan.servers:
+        own = tuple(replicas[name] for name in device.replicas)
+        node = gpus[device.device].rpartition("/")[0]
+        seen = [_index(gpus[name]) for name in dict.fromkeys([device.device, *own[0].devices])]
+        folder = _folder(seen[0], device)
+        _require_names(device.device, node, folder, own)
+        served = tuple(e.name for e in plan.ensembles if device.device in [s.device for s in e.servers])
+        for name in served:
+            _require_folder("ensemble", name)
+        found.append(Place(device, node, tuple(seen), folder, cores.get(device.device), own, served))
     return found
+
+
+def _index(gpu: str) -> int:
+    index = gpu.rpartition("/")[2]
+    if not index.isdecimal():
+        raise InputError(f"gpu {gpu!r} is not named node/index, so its server cannot be told where to run")
+    return int(index)
 
 
 def _cores(problem: Problem) -> Mapping[str, tuple[int, ...]]:
@@ -74,7 +81,7 @@ def _cores(problem: Problem) -> Mapping[str, tuple[int, ...]]:
     return found
 
 
-def _folder(index: str, device: PlannedDevice) -> str:
+def _folder(index: int, device: PlannedDevice) -> str:
     if device.start is None:
         return f"gpu{index}"
     return f"gpu{index}-{device.profile.rpartition('/')[2]}-at{device.start}"

@@ -89,7 +89,7 @@ def _write_model(replica: Replica, place: Place, source: Path, target: Path, *, 
         max_batch_size=replica.max_batch_size,
         queue_delay_us=replica.queue_delay_us,
         kind="KIND_GPU" if place.cores is None else "KIND_CPU",
-        gpus=(0,) if place.cores is None else (),
+        gpus=tuple(range(len(place.gpus))) if place.cores is None else (),
     )
     write_model(source, target, configured, copy=copy)
     if read_config(target / CONFIG_NAME) != configured:

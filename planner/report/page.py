@@ -329,7 +329,8 @@ def _row(problem: Problem, replica: Replica, classes: Mapping[str, str]) -> tupl
 def _name(replica: Replica, classes: Mapping[str, str]) -> Html:
     swatch = Html(f'<span class="swatch {classes[replica.model]}"></span>')
     model = [] if replica.id.startswith(replica.model) else [" ", element("small", replica.model)]
-    return joined([swatch, replica.id, *model])
+    over = [" ", element("small", f"over {len(replica.devices)} GPUs")] if len(replica.devices) > 1 else []
+    return joined([swatch, replica.id, *model, *over])
 
 
 def _foot(problem: Problem, plan: Plan) -> Html:

@@ -106,7 +106,7 @@ class _Run:
         self._settings = settings
         self._planned = {device.device: device for gpu in plan.gpus for device in gpu.devices}
         loaded = Layout(problem, plan.placements()).devices
-        self._places = list(enumerate(loaded))
+        self._places = [(place, one) for place, one in enumerate(loaded) if one.has_server]
         self._traced = {} if settings.trace is None else _by_replica(plan, settings.trace, settings.seed)
 
     def chosen(self, names: Sequence[str]) -> list[tuple[int, LoadedDevice]]:

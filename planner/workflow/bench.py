@@ -117,7 +117,10 @@ class LocalBench:
 
 
 def _device(place: Place, share: CoreShare) -> tuple[Device | None, str]:
-    """The device of a place, and what of the machine's GPUs its server may see; a GPU is that of its index."""
+    """The device of a place, and what of the machine's GPUs its server may see; a GPU is that of its index.
+
+    Of several GPUs the first one is looked at, as the plan counts memory and busy time on each.
+    """
     if place.cores is not None:
         return CpuDevice(len(place.cores), frozenset(share.generator)), ""
     from profiler.devices.gpu import GpuDevice
@@ -128,9 +131,9 @@ def _device(place: Place, share: CoreShare) -> tuple[Device | None, str]:
     try:
         nvml.open()
     except SetupError:
-        return None, str(place.gpu_index)
-    gpu = find_gpu(nvml, f"gpu:{place.gpu_index}")
-    return GpuDevice(nvml, gpu), gpu.uuid
+        return None, ",".join(map(str, place.gpus))
+    gpus = [find_gpu(nvml, f"gpu:{index}") for index in place.gpus]
+    return GpuDevice(nvml, gpus[0]), ",".join(gpu.uuid for gpu in gpus)
 
 
 def _usage(

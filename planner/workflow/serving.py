@@ -143,7 +143,7 @@ def _require_known(devices: Sequence[str], used: Collection[str]) -> None:
 
 def _core_counts(problem: Problem, plan: Plan) -> Mapping[str, int | None]:
     cores = {device.id: problem.kind_by_name[device.kind].cores for device in problem.devices}
-    return {device.device: cores[device.device] for gpu in plan.gpus for device in gpu.devices}
+    return {device.device: cores[device.device] for device in plan.servers}
 
 
 def _verification(plan_path: Path, plan: Plan) -> tuple[Verification | None, list[str]]:

@@ -306,7 +306,7 @@ def launch(triton: TritonInstallation, example_models: Path, tmp_path: Path) -> 
         "TRITON_ARGS": f"--backend-directory={triton.backend_directory}" if triton.backend_directory else "",
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, triton.library_path)),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        f"GPU{place.gpu_index}_CORES": str(max(os.sched_getaffinity(0))),
+        f"GPU{place.gpus[0]}_CORES": str(max(os.sched_getaffinity(0))),
     }
     with (tmp_path / "launch.log").open("w") as log:
         process = subprocess.Popen(

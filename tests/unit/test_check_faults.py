@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from planner.domain.check import check
+from planner.domain.check import check, check_placements
 from planner.domain.codec import to_json
 from planner.domain.derive import Origin, derive_plan
 from planner.domain.latency import CurvePoint
@@ -173,6 +173,45 @@ BROKEN_WORLDS: dict[str, tuple[Problem, tuple[Placement, ...], Rule]] = {
     "a start that no slice has": (_split(2, starts=(0,)), PLACED, Rule.MIG_LAYOUT),
     "on a cordoned gpu": (make_problem(), _moved("a-2", device="n1/2"), Rule.FLEET),
 }  # fmt: skip
+
+
+def _over_two(*devices: str, beside: str = "n3/2") -> tuple[Problem, tuple[Placement, ...]]:
+    """c over two GPUs, b on n3/2 unless it is `beside` it."""
+    problem = make_problem()
+    over = option("c2", "c", capacity_mrps=20_000, latency_basis=LatencyBasis.NONE, curve=(), max_others=0, gpus=2)
+    more = [Device(id=f"n3/{i}", gpu=f"n3/{i}", kind="L4") for i in range(3)]
+    more.append(Device(id="n4/0", gpu="n4/0", kind="L4"))
+    problem = replace(problem, options=(*problem.options, over), devices=(*problem.devices, *more))
+    first, *others = devices
+    c = Placement(replica="c-1", option="c2", device=first, more_devices=tuple(others))
+    b = Placement(replica="b-1", option="b1", device=beside)
+    return problem, (*(p for p in PLACED if p.replica[0] == "a"), b, c)
+
+
+def test_a_replica_over_two_gpus_holds() -> None:
+    problem, placed = _over_two("n3/0", "n3/1")
+    plan = derive_plan(problem, placed, replace(ORIGIN, bounds=[(None, "none")] * 3))
+    assert check(problem, plan) == []
+    assert (plan.summary.gpus_used, plan.replicas[-1].devices) == (5, ("n3/0", "n3/1"))
+    assert plan.replicas[-1].memory_bytes == 2 * plan.replicas[0].memory_bytes
+    [used] = {d.endpoint for g in plan.gpus for d in g.devices if "c-1" in d.replicas}
+    assert used.http_port == next(d.endpoint.http_port for g in plan.gpus for d in g.devices if d.device == "n3/0")
+
+
+@pytest.mark.parametrize(("devices", "beside", "rule"), [
+    (("n3/0",), "n3/2", Rule.FLEET),
+    (("n3/0", "n3/0"), "n3/2", Rule.FLEET),
+    (("n3/0", "n3/1", "n3/2"), "n1/0", Rule.FLEET),
+    (("n3/0", "n4/0"), "n3/2", Rule.FLEET),
+    (("n2/0", "n3/0"), "n3/2", Rule.FLEET),
+    (("n3/0", "n3/1"), "n3/0", Rule.LATENCY),
+    (("n3/0", "n3/1"), "n3/1", Rule.LATENCY),
+])  # fmt: skip
+def test_a_replica_has_its_gpus_to_itself_alike_and_on_one_node(
+    devices: tuple[str, ...], beside: str, rule: Rule
+) -> None:
+    problem, placed = _over_two(*devices, beside=beside)
+    assert {violation.rule for violation in check_placements(problem, placed)} == {rule}
 
 
 def test_slices_that_go_together_hold() -> None:

@@ -134,6 +134,24 @@ def test_a_model_that_chooses_its_device_goes_on_doing_so_on_a_gpu(tmp_path: Pat
     assert type(group).Kind.Name(on_cpu.instance_group[0].kind) == "KIND_CPU"
 
 
+@pytest.mark.parametrize(("own", "kind", "gpus"), [
+    ("", "KIND_MODEL", []),
+    ("instance_group [ { kind: KIND_GPU gpus: [ 0 ] } ]", "KIND_MODEL", []),
+    ("instance_group [ { kind: KIND_MODEL } ]", "KIND_MODEL", []),
+    ("instance_group [ { kind: KIND_CPU } ]", "KIND_CPU", []),
+    ("instance_group [ { kind: KIND_GPU gpus: [ 0, 1, 2, 3 ] } ]", "KIND_GPU", [0, 1]),
+])  # fmt: skip
+def test_over_several_gpus_the_model_chooses_unless_its_file_says_otherwise(
+    tmp_path: Path, own: str, kind: str, gpus: list[int]
+) -> None:
+    config = read(tmp_path, f'name: "ranker" backend: "vllm" {own}')
+    after = config_pbtxt.configure(
+        config, instances=1, max_batch_size=0, queue_delay_us=None, kind="KIND_GPU", gpus=(0, 1)
+    )
+    [group] = after.instance_group
+    assert (type(group).Kind.Name(group.kind), list(group.gpus), group.count) == (kind, gpus, 1)
+
+
 def test_no_queue_delay_turns_dynamic_batching_off_and_zero_turns_it_on(tmp_path: Path) -> None:
     off = config_pbtxt.configure(
         read(tmp_path, CONFIG), instances=1, max_batch_size=8, queue_delay_us=None, kind="KIND_CPU"

@@ -244,6 +244,43 @@ def test_host_cpu_takes_a_second_node(tmp_path: Path) -> None:
     assert nodes["search"] != nodes["ads"]
 
 
+def test_a_model_over_two_gpus_has_them_to_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = _sited("several-gpus", tmp_path)
+    gpus = _models_by(plan, 2)
+    assert sorted(gpus["chat"]) == ["n1/0", "n1/1", "n1/2", "n1/3"]
+    assert (gpus["search"], gpus["ads"]) == (["n2/0"], ["n2/0"])
+    assert "over 2 GPUs" in capsys.readouterr().out
+    assert "over 2 GPUs" in page(*read_plan(tmp_path / "plan"), None, [])
+    for name in ("chat", "search", "ads"):
+        (tmp_path / "models" / name / "1").mkdir(parents=True)
+        (tmp_path / "models" / name / "config.pbtxt").write_text('backend: "python"')
+    models = ["--model-repository", str(tmp_path / "models")]
+    assert run(["emit", str(tmp_path / "plan"), *models, "-o", str(tmp_path / "out")]) == 0
+    servers = [
+        place["device"] for place in json.loads((tmp_path / "out" / "routing.json").read_text())["models"]["chat"]
+    ]
+    folders = {path.name for path in (tmp_path / "out" / "n1").iterdir()}
+    assert folders == {"launch.sh", *(f"gpu{server.removeprefix('n1/')}" for server in servers)}
+    launch = (tmp_path / "out" / "n1" / "launch.sh").read_text()
+    for replica in (r for r in plan.replicas if r.model == "chat"):
+        first, second = (device.removeprefix("n1/") for device in replica.devices)
+        assert f'CUDA_VISIBLE_DEVICES="${{GPU{first}_UUID:-{first},{second}}}"' in launch
+
+
+def test_too_few_gpus_on_a_node_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, fleet = EXAMPLES / "several-gpus", tmp_path / "fleet.yaml"
+    files = ["--workload", str(folder / "workload.yaml"), "--profiles", str(folder / "profiles.csv")]
+    command = ["solve", *files, "--fleet", str(fleet), "--minimize", "gpus", "-o", str(tmp_path / "none")]
+    fleet.write_text("schema_version: 1\nnodes: [{name: 'n[1-5]', gpus: 1xA100-80}]")
+    assert run(command) == 3
+    assert "chat on A100-80: takes 2 GPUs of one node, and no node has more than 1" in capsys.readouterr().err
+    fleet.write_text("schema_version: 1\nnodes: [{name: n1, gpus: 3xA100-80}, {name: n2, gpus: 2xA100-80}]")
+    assert run(command) == 0
+    fleet.write_text("schema_version: 1\nnodes: [{name: 'n[1-2]', gpus: 2xA100-80}]")
+    assert run(command) == 3
+    assert "fleet: 1 more A100-80 would be enough, fewer would not" in capsys.readouterr().err
+
+
 def test_limits_of_power_leave_three_gpus_a_rack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = _sited("limits", tmp_path)
     nodes = [gpu.gpu.split("/")[0] for gpu in plan.gpus]
