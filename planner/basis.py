@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from planner.domain.problem import LatencyBasis, Option, Problem
 from planner.domain.profile import ProfileRow, Source
-from planner.domain.workload import Workload
+from planner.domain.workload import PERCENTILES, Workload
+
+MEASURED = PERCENTILES[-1]
 
 
 def requests_notes(rows: Sequence[ProfileRow], workload: Workload) -> list[str]:
@@ -49,6 +51,15 @@ def basis_notes(problem: Problem, used: Iterable[Option]) -> list[str]:
     closed = sum(1 for o in options if o.latency_basis is LatencyBasis.CLOSED)
     if closed:
         notes.append(f"{_of_replicas(closed, len(options))} on closed-loop latency: no promise under open traffic")
+    for ensemble in problem.ensembles:
+        calls = sum(member.calls for member in ensemble.members)
+        if ensemble.bound_us is not None and ensemble.call_percentile > MEASURED:
+            firm = MEASURED - (calls - 1) * (100 - MEASURED)
+            sure = f"without estimates it promises {f'p{firm}' if firm > 0 else 'nothing'}"
+            notes.append(
+                f"ensemble {ensemble.name}: its p{ensemble.percentile} over {calls} calls rests on the "
+                f"p{ensemble.call_percentile} of each, which is estimated from the tail up to p{MEASURED}; {sure}"
+            )
     if any(not problem.kind_by_name[name].calibrated for name in kinds):
         limits = "the fast limit alone" if problem.settings.optimistic_latency else "the safer of two limits"
         notes.append(f"uncalibrated: latency beside other models is planned by {limits}")

@@ -15,7 +15,7 @@ from planner.domain.problem import LatencyBasis, Model, Option, Settings
 STRETCHES = tuple(map(Fraction, (1, 2, 3, 4, 6, 8)))
 FAST_STRETCHES = tuple(map(Fraction, ("1", "1.25", "1.5", "2", "3", "4")))
 
-Curves = Mapping[int, tuple[Sequence[CurvePoint], LatencyBasis]]
+Curves = Mapping[float, tuple[Sequence[CurvePoint], LatencyBasis]]
 
 
 def promising(

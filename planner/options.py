@@ -9,14 +9,16 @@ from fractions import Fraction
 from math import ceil
 
 from planner.batch_time import batch_time
-from planner.call_promises import promising
+from planner.call_promises import Curves, promising
 from planner.domain.ensemble import Ensemble
 from planner.domain.latency import CurvePoint, largest_stretch, tolerance
 from planner.domain.problem import ConfigurationKey, DeviceKind, LatencyBasis, Model, Option, Settings
 from planner.domain.profile import ProfileRow, Source, by_configuration
 from planner.domain.serving import LoadMode
 from planner.domain.statistics import samples_needed
+from planner.domain.tail import percentile_or_tail_ms
 from planner.domain.units import PPM, busy_ppm, capacity_mrps, exact, format_bytes, latency_us
+from planner.domain.workload import PERCENTILES
 
 REPLICA_COUNTS_TRIED = 8
 
@@ -145,13 +147,14 @@ def _options_of(
         text += f" on each of {first.gpus} GPUs" if first.gpus > 1 else ""
         refusals.append(Refusal("memory", memory, text))
         return
-    points, basis = _measured_points(configuration, model, settings, refusals)
+    percentile = None if model.latency_bound_us is None else model.percentile
+    points, basis = _measured_points(configuration, percentile, settings, refusals)
     curve = tuple(CurvePoint(capacity_mrps(rate), latency) for rate, latency in points)
     asked = _rates(model, [point.rate_mrps for point in curve])
     rates = _within_margin(configuration, model, kind, asked, refusals)
     options = [_option_at(configuration, model, kind, settings, curve, basis, rate) for rate in rates]
     if wishes.ensembles:
-        calls = _call_curves(configuration, model, settings, wishes, refusals)
+        calls = _call_curves(configuration, settings, wishes, refusals)
         options = [p for o in options if o is not None for p in promising(o, model, wishes.ensembles, calls, settings)]
     yield from (option for option in options if option is not None)
     if rates and not any(options) and model.latency_bound_us is not None:
@@ -173,26 +176,26 @@ def _refused_gpus(gpus: int, kind: DeviceKind, wishes: Wishes) -> str | None:
     return f"takes {gpus} GPUs of one node, and no node has more than {most}" if most < gpus else None
 
 
-def _call_curves(
-    configuration: Configuration, model: Model, settings: Settings, wishes: Wishes, refusals: list[Refusal]
-) -> dict[int, tuple[Sequence[CurvePoint], LatencyBasis]]:
+def _call_curves(configuration: Configuration, settings: Settings, wishes: Wishes, refusals: list[Refusal]) -> Curves:
     """By percentile that an ensemble needs of a call, what was measured of it alone."""
-    found: dict[int, tuple[Sequence[CurvePoint], LatencyBasis]] = {}
+    found: dict[float, tuple[Sequence[CurvePoint], LatencyBasis]] = {}
     for ensemble in wishes.ensembles:
         percentile = ensemble.call_percentile
-        asked = replace(model, percentile=percentile, latency_bound_us=ensemble.bound_us)
-        points, basis = _measured_points(configuration, asked, settings, refusals)
+        points, basis = _measured_points(configuration, percentile, settings, refusals)
         found[percentile] = ([CurvePoint(capacity_mrps(rate), latency) for rate, latency in points], basis)
     return found
 
 
 def _measured_points(
-    configuration: Configuration, model: Model, settings: Settings, refusals: list[Refusal]
+    configuration: Configuration, percentile: float | None, settings: Settings, refusals: list[Refusal]
 ) -> tuple[list[tuple[float, int]], LatencyBasis]:
-    """(rate, latency in us) by rate, and what they rest on; open-loop points where there are any."""
+    """(rate, latency in us) by rate, and what they rest on; open-loop points where there are any.
+
+    `percentile` None: latency does not matter.
+    """
     for mode in (LoadMode.OPEN, LoadMode.CLOSED):
         rows = configuration.usable(mode)
-        if model.latency_bound_us is None:
+        if percentile is None:
             known = [(row.rate_rps or 0.0, 0) for row in rows]
             basis = LatencyBasis.NONE
         elif mode is LoadMode.CLOSED and settings.require_open_loop:
@@ -202,7 +205,7 @@ def _measured_points(
             known = [
                 (row.rate_rps or 0.0, latency_us(latency))
                 for row in rows
-                if (latency := row.percentile_ms(model.percentile)) is not None
+                if (latency := percentile_or_tail_ms(row, percentile)) is not None
             ]
             basis = LatencyBasis(mode.value)
         if known:
@@ -211,8 +214,10 @@ def _measured_points(
             if all(row.is_fitted for row in rows):
                 refusals.append(Refusal("fitted", 0, "its rate is fitted, and latency percentiles never are"))
                 continue
-            count = samples_needed(model.percentile)
-            text = f"its p{model.percentile} is not known: that takes {count:,} requests in one window"
+            count = samples_needed(percentile or 0)
+            text = f"its p{percentile} is not known: that takes {count:,} requests in one window"
+            if percentile is not None and percentile > PERCENTILES[-1]:
+                text += f", or p{PERCENTILES[-1]} and a lower percentile to estimate it from"
             refusals.append(Refusal("percentile", 0, text))
     if not refusals:
         refusals.append(Refusal("unstable", 0, "no stable point was measured"))

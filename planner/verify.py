@@ -6,22 +6,24 @@ Pure: servers, load and what they take come from a `Bench`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from planner.domain.ensemble import Serve
 from planner.domain.layout import Layout
 from planner.domain.plan import Plan, PlannedDevice
 from planner.domain.problem import Problem
 from planner.domain.serving import LoadMode, LoadResult, LoadSpec, Server
 from planner.domain.statistics import samples_needed
 from planner.domain.verification import SCHEMA_VERSION, DeviceVerification, Failure, Verification
+from planner.domain.workload import PERCENTILES
 from planner.errors import POINT_FAILURES, InputError
 from planner.plan_files import plan_digest
 from planner.verify_judge import Seen, Usage, device_verification, observed
-from planner.verify_traffic import DeviceTraffic, ReplicaTraffic, device_traffic
+from planner.verify_traffic import DeviceTraffic, EnsembleTraffic, ReplicaTraffic, device_traffic
 
 SAMPLES_TO_SPARE = 1.1
 WARM_UP_SECONDS = 2.0
@@ -113,7 +115,7 @@ def verify(
         plan_digest=plan_digest(plan),
         rates=settings.rates,
         load_generator=bench.load_generator,
-        notes=tuple(notes),
+        notes=(*notes, *members_only(problem)),
         devices=tuple(found),
         interrupted=interrupted,
     )
@@ -130,7 +132,7 @@ class _Run:
         total: int,
     ) -> None:
         layout = Layout(problem, plan.placements())
-        self._problem = problem
+        self._layout = layout
         self._plan = plan
         self._loaded = {loaded.device.id: loaded for loaded in layout.devices}
         self._planned = {device.device: device for gpu in plan.gpus for device in gpu.devices}
@@ -155,7 +157,7 @@ class _Run:
 
     def _device(self, name: str, number: int) -> DeviceVerification:
         device = self._planned[name]
-        traffic = device_traffic(self._problem, self._plan, self._loaded[name], self._settings.factor)
+        traffic = device_traffic(self._layout, self._plan, self._loaded[name], self._settings.factor)
         seconds = window_seconds(traffic, self._settings)
         self._reporter.device(name, seconds, number, self._total)
         try:
@@ -174,10 +176,10 @@ class _Run:
         if not traffic.driven:
             return {}, Usage()
         self._bench.drive(server, [self._warm_up(replica) for replica in traffic.driven])
-        specs = [self._open_loop(replica, seconds, stream) for stream, replica in enumerate(traffic.driven)]
+        specs = [self._open_loop(stream, seconds, number) for number, stream in enumerate(traffic.sent)]
         results, usage = self._bench.drive(server, specs)
-        found = zip(traffic.driven, results, strict=True)
-        return {replica.id: observed(result, replica) for replica, result in found}, usage
+        found = zip(traffic.sent, results, strict=True)
+        return {stream.id: observed(result, stream) for stream, result in found}, usage
 
     def _warm_up(self, replica: ReplicaTraffic) -> LoadSpec:
         option = replica.option
@@ -190,20 +192,43 @@ class _Run:
             shapes=self._settings.shapes.get(replica.model, {}),
         )
 
-    def _open_loop(self, replica: ReplicaTraffic, seconds: float, stream: int) -> LoadSpec:
+    def _open_loop(self, stream: ReplicaTraffic | EnsembleTraffic, seconds: float, number: int) -> LoadSpec:
+        name, batch = (
+            (stream.name, 1)
+            if isinstance(stream, EnsembleTraffic)
+            else (stream.model, stream.option.request_batch_size)
+        )
         return LoadSpec(
-            model=replica.model,
+            model=name,
             mode=LoadMode.OPEN,
             seconds=seconds,
-            rate_rps=replica.rate_rps,
-            request_batch_size=replica.option.request_batch_size,
+            rate_rps=stream.sent_rps,
+            request_batch_size=batch,
             warmup_seconds=LEAD_IN_SECONDS,
-            seed=self._settings.seed + stream,
-            shapes=self._settings.shapes.get(replica.model, {}),
+            seed=self._settings.seed + number,
+            shapes=self._settings.shapes.get(name, {}),
         )
 
 
 def window_seconds(traffic: DeviceTraffic, settings: VerifySettings) -> float:
-    """Long enough for every percentile to have an interval, within the settings' limits."""
-    needed = [SAMPLES_TO_SPARE * samples_needed(replica.percentile) / replica.rate_rps for replica in traffic.driven]
-    return float(min(settings.max_seconds, math.ceil(max([settings.min_seconds, *needed]))))
+    """Long enough for every percentile to have an interval, within the settings' limits.
+
+    Where one beyond p99 would need more than these allow, it is not waited for.
+    """
+    needed = [settings.min_seconds]
+    for stream in traffic.sent:
+        seconds = SAMPLES_TO_SPARE * samples_needed(stream.percentile) / stream.sent_rps
+        if seconds > settings.max_seconds and stream.percentile > PERCENTILES[-1]:
+            seconds = SAMPLES_TO_SPARE * samples_needed(PERCENTILES[-1]) / stream.sent_rps
+        needed.append(seconds)
+    return float(min(settings.max_seconds, math.ceil(max(needed))))
+
+
+def members_only(problem: Problem) -> Iterator[str]:
+    """The ensembles of which no server sees the whole, in sentences."""
+    for ensemble in problem.ensembles:
+        if ensemble.serve is Serve.CLIENT:
+            text = f"ensemble {ensemble.name}: clients call its members, so these were verified, and not the whole"
+            if ensemble.bound_us is not None:
+                text += f"; it keeps its bound where each keeps the p{ensemble.call_percentile} that the plan gives it"
+            yield text

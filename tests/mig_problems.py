@@ -1,4 +1,4 @@
-"""Small problems with GPUs that can be split, and brute force on them.
+"""Small problems with GPUs that can be split.
 
 The GPU is made up, so that all its layouts fit into a search by hand: three compute slices, four memory slices;
 layouts 1g+1g+1g, 2g+1g, 3g, or whole. Two 2g would fit into the memory, but not into the compute slices.
@@ -7,26 +7,20 @@ layouts 1g+1g+1g, 2g+1g, 3g, or whole. Two 2g would fit into the memory, but not
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
-from math import prod
 
-from hypothesis import assume
 from hypothesis import strategies as st
 
-from planner.domain.check import check_placements
 from planner.domain.ensemble import Ensemble, Member, Serve
 from planner.domain.mig import MigSlice
-from planner.domain.plan import Placement
 from planner.domain.problem import Device, DeviceKind, Model, Objective, Option, Problem, Running
 from planner.domain.units import PPM
-from tests.problems import device_contents, kind, model, objective_key, option, problem, running
+from tests.problems import kind, model, option, problem, running
 
 SLICES = {
     "1g": MigSlice(compute=1, memory=1, starts=(0, 1, 2), gpu_compute=3, gpu_memory=4),
     "2g": MigSlice(compute=2, memory=2, starts=(0, 2), gpu_compute=3, gpu_memory=4),
     "3g": MigSlice(compute=3, memory=4, starts=(0,), gpu_compute=3, gpu_memory=4),
 }
-MOST_PLANS = 6_000
 
 
 def slice_kind(name: str, **changes: object) -> DeviceKind:
@@ -142,49 +136,3 @@ def _options(draw: st.DrawFn, m: Model, k: DeviceKind) -> Iterator[Option]:
             busy_ppm=(draw(st.sampled_from([300_000, 500_000, 950_000, PPM])),),
             max_others=draw(st.sampled_from([None, 0])),
         )
-
-
-def all_plans(subject: Problem) -> Iterator[tuple[Placement, ...]]:
-    """Every plan that keeps every rule, up to the placement of slices that are alike."""
-    gpus: dict[str, list[Device]] = {}
-    for device in subject.devices:
-        gpus.setdefault(device.gpu, []).append(device)
-    fillings = [list(_fillings(subject, devices)) for devices in gpus.values()]
-    assume(prod(map(len, fillings)) <= MOST_PLANS)
-    for chosen in product(*fillings):
-        pairs = [pair for filling in chosen for pair in filling]
-        placements = tuple(Placement(replica=f"r{i}", option=o.id, device=d.id) for i, (o, d) in enumerate(pairs))
-        if not check_placements(subject, placements):
-            yield placements
-
-
-def brute_force(subject: Problem) -> tuple[int, ...] | None:
-    """The best objectives of all plans, as integers to be minimised in their order; None where there is no plan."""
-    return min((objective_key(subject, placements) for placements in all_plans(subject)), default=None)
-
-
-_Filling = tuple[tuple[Option, Device], ...]
-
-
-def _fillings(subject: Problem, devices: Sequence[Device]) -> Iterator[_Filling]:
-    """What one GPU can carry: slices that do not meet and are not too many, or the whole."""
-    seen: set[tuple[tuple[str, tuple[str, ...]], ...]] = set()
-    contents = {device.id: device_contents(subject, device) for device in devices}
-    for row in _sets(subject, devices):
-        for chosen in product(*(contents[device.id] for device in row)):
-            key = tuple(sorted((d.kind, tuple(o.id for o in c)) for d, c in zip(row, chosen, strict=True) if c))
-            if subject.counts_moves or key not in seen:
-                seen.add(key)
-                yield tuple((o, d) for d, content in zip(row, chosen, strict=True) for o in content)
-
-
-def _sets(subject: Problem, devices: Sequence[Device]) -> Iterator[list[Device]]:
-    """Legal sets of devices, by trying every one."""
-    for taken in product((False, True), repeat=len(devices)):
-        row = [device for device, is_in in zip(devices, taken, strict=True) if is_in]
-        migs = [(subject.kind_by_name[d.kind].mig, d.start or 0) for d in row]
-        slices = [(mig, start) for mig, start in migs if mig is not None]
-        memory = [place for mig, start in slices for place in range(start, start + mig.memory)]
-        one_kind = len(slices) == len(row) or (not slices and len(row) <= 1)
-        if one_kind and len(set(memory)) == len(memory) and sum(mig.compute for mig, _ in slices) <= 3:
-            yield row

@@ -38,14 +38,14 @@ class Ensemble:
     """`demand_mrps` per period, with headroom, `rate_mrps` without.
 
     `percentile` of the whole is within `bound_us`; None: no bound. It is where every call of a request keeps
-    its part of the bound at `call_percentile`.
+    its part of the bound at `call_percentile`, which may lie beyond those that are measured.
     """
 
     name: str
     demand_mrps: tuple[int, ...]
     percentile: int
     bound_us: int | None
-    call_percentile: int
+    call_percentile: int | float
     serve: Serve
     members: tuple[Member, ...]
     edges: tuple[tuple[str, str], ...] = ()
@@ -104,6 +104,6 @@ class Promise:
     `curve` is what was measured alone at this percentile; empty where the promise rests on something else.
     """
 
-    percentile: int
+    percentile: int | float
     latency_us: int
     curve: tuple[CurvePoint, ...] = ()

@@ -148,7 +148,7 @@ class PlannedMember:
 
     model: str
     calls: int
-    percentile: int
+    percentile: int | float
     latency_ms: float | None
 
 

@@ -180,7 +180,7 @@ class Option:
         """Of its busy time, what lies above that at the mean rate; 0 where the rate is certain."""
         return self.swing_ppm[period] if self.swing_ppm else 0
 
-    def promised_us(self, percentile: int) -> int | None:
+    def promised_us(self, percentile: float) -> int | None:
         """How long a call may take at this percentile, or the next higher one that is promised."""
         return next((p.latency_us for p in self.promises if p.percentile >= percentile), None)
 

@@ -125,7 +125,7 @@ class ProfileRow:
     def inferences_per_s(self) -> float | None:
         return None if self.rate_rps is None else self.rate_rps * self.request_batch_size
 
-    def percentile_ms(self, percentile: int) -> float | None:
+    def percentile_ms(self, percentile: float) -> float | None:
         """The measured latency percentile, or the next higher one that is known."""
         for known in (50, 90, 95, 99):
             if known >= percentile:

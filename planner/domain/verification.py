@@ -22,7 +22,7 @@ class Verdict(StrEnum):
 class Quantile:
     """A latency percentile with its 95 % interval; None where the requests are too few for it."""
 
-    percentile: int
+    percentile: int | float
     value_ms: float
     low_ms: float | None
     high_ms: float | None
@@ -46,6 +46,7 @@ class ModelVerification:
     request counts as one that never ended. The errors are (predicted - measured) / measured. Memory and busy
     share are measured per model only on the CPU. `verdict` is None where the model has no bound, and so is `within`,
     the share of its requests that kept it. In a simulation "measured" is what it found.
+    `is_ensemble`: an ensemble that the server serves, from end to end; what it takes is counted at its members.
     """
 
     replica: str
@@ -53,7 +54,7 @@ class ModelVerification:
     rate_rps: float
     completed: int
     failed: int
-    percentile: int
+    percentile: int | float
     bound_ms: float | None
     predicted_ms: float | None
     expected_ms: float | None
@@ -70,6 +71,7 @@ class ModelVerification:
     reason: str | None
     within: float | None = later(None)
     simulated: SimulatedModel | None = later(None)  # noqa: RUF009 - None, and no record of its own
+    is_ensemble: bool = later(False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

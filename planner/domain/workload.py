@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import ROUND_DOWN, Decimal
 from fractions import Fraction
 
 from planner.domain.ensemble import Serve
@@ -91,24 +92,16 @@ class EnsembleDemand:
     graph: tuple[tuple[str, str], ...] = ()
 
     @property
-    def call_percentile(self) -> int:
+    def call_percentile(self) -> int | float:
         """At this percentile every call of a request has to be in time for the whole to be, by the union bound.
 
         All calls count, also those side by side: each of them may be the one that is late. The next higher
-        percentile that profiles know; InputError where none is high enough.
+        percentile that profiles know; beyond these the percentile itself, rounded up.
         """
-        calls = sum(member.calls for member in self.members)
-        needed = 100 - Fraction(100 - self.percentile, calls)
-        found = next((p for p in PERCENTILES if p >= needed), None)
-        if found is None:
-            largest = {p: (100 - p) // (100 - PERCENTILES[-1]) for p in PERCENTILES if p < self.percentile}
-            enough = [f"p{p} over up to {most} calls" for p, most in largest.items() if most >= calls]
-            raise InputError(
-                f"ensemble {self.name!r}: a p{self.percentile} over {calls} calls rests on the p{float(needed):.5g} "
-                f"of each, and profiles know none above p{PERCENTILES[-1]}",
-                hint=f"what can be planned here: a {' or a '.join(enough)}" if enough else "give it no latency bound",
-            )
-        return found
+        late = Decimal(100 - self.percentile) / sum(member.calls for member in self.members)
+        found = next((p for p in PERCENTILES if p >= 100 - late), None)
+        two_digits = Decimal(1).scaleb(late.adjusted() - 1)
+        return float(100 - late.quantize(two_digits, ROUND_DOWN)) if found is None else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

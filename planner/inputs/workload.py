@@ -209,11 +209,7 @@ def _ensemble(
                     hint = "a model may be a member of one ensemble with serve: triton"
                     raise file.error((*at, "members", place, "name"), text, hint=hint)
     percentile, bound_ms = _latency(entry, file, at)
-    made = ensemble(entry.name, entry, rates, percentile, bound_ms, models, file, i)
-    with file.at(*at):
-        if bound_ms is not None:
-            made.call_percentile  # noqa: B018 (whether there is one)
-    return made
+    return ensemble(entry.name, entry, rates, percentile, bound_ms, models, file, i)
 
 
 class _Rules:

@@ -105,8 +105,8 @@ class _Run:
         self._plan = plan
         self._settings = settings
         self._planned = {device.device: device for gpu in plan.gpus for device in gpu.devices}
-        loaded = Layout(problem, plan.placements()).devices
-        self._places = [(place, one) for place, one in enumerate(loaded) if one.has_server]
+        self._layout = Layout(problem, plan.placements())
+        self._places = [(place, one) for place, one in enumerate(self._layout.devices) if one.has_server]
         self._traced = {} if settings.trace is None else _by_replica(plan, settings.trace, settings.seed)
 
     def chosen(self, names: Sequence[str]) -> list[tuple[int, LoadedDevice]]:
@@ -117,7 +117,7 @@ class _Run:
         planned: PlannedDevice = self._planned[loaded.device.id]
         trace = self._settings.trace
         if trace is None:
-            traffic = device_traffic(self._problem, self._plan, loaded, self._settings.factor)
+            traffic = device_traffic(self._layout, self._plan, loaded, self._settings.factor)
             seconds = window_seconds(traffic, self._settings.requests)
             start_s = LEAD_IN * seconds
             arrivals = self._poisson(traffic, start_s + seconds, place)
@@ -220,7 +220,7 @@ def _executed(option: Option, served: Served) -> float | None:
     return option.request_batch_size * served.requests / served.batches if served.batches else None
 
 
-def _quantile(latency_s: Floats, ordered: Floats, percent: int) -> Quantile:
+def _quantile(latency_s: Floats, ordered: Floats, percent: int | float) -> Quantile:
     """A percentile of enough latencies, with the interval that `planner.domain.statistics` gives it."""
     count = len(ordered)
     value = ordered[rank(count, percent) - 1]

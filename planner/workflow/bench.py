@@ -69,7 +69,7 @@ class LocalBench:
                 self._running[id(server)] = _Running(server, share, place.models, sampler)
             stack.callback(self._running.pop, id(server))
             self._raise_if_aborted()
-            for model in place.models:
+            for model in (*place.models, *place.ensembles):
                 server.load(model)
             yield server
 

@@ -24,7 +24,8 @@ from planner.errors import InputError, PlannerError
 from solvers import registry
 from solvers.base import Progress, SolveOptions, SolveResult
 from solvers.cpsat.solver import CpsatSolver
-from tests.problems import brute_force, devices, kind, model, option, problem, replicas_of_kinds, running
+from tests.brute_force import brute_force
+from tests.problems import devices, kind, model, option, problem, replicas_of_kinds, running
 
 QUICK = SolveOptions(time_limit_s=3, workers=1)
 

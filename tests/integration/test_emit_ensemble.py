@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tritonclient.grpc as triton_grpc
 
 from planner import cli
+from planner.domain.verification import verification_from_json
 from planner.emit.places import places
 from planner.emit.repository import repository_of
-from planner.plan_files import read_plan
+from planner.plan_files import read_json, read_plan
 from profiler.server.find import TritonInstallation
 from profiler.server.local import LocalTriton
 from tests.small_models import ONE_INPUT, write_model
@@ -44,11 +46,18 @@ WORKLOAD = """\
 schema_version: 1
 models: [{name: first}, {name: second}]
 ensembles:
-  - {name: both, rate_rps: 20, serve: triton, members: [{name: first}, {name: second}], graph: [[first, second]]}
+  - name: both
+    rate_rps: 20
+    latency_p50_ms: 500
+    serve: triton
+    members: [{name: first}, {name: second}]
+    graph: [[first, second]]
 """
 
 
-def test_triton_serves_the_ensemble_that_was_planned(tmp_path: Path, triton: TritonInstallation) -> None:
+def test_triton_serves_the_ensemble_that_was_planned(
+    tmp_path: Path, triton: TritonInstallation, capsys: pytest.CaptureFixture[str]
+) -> None:
     models = tmp_path / "models"
     write_model(models, "first", f"max_batch_size: 8\n{ONE_INPUT}", answer="tensors[0].sum(axis=1, keepdims=True)")
     write_model(models, "second", f"max_batch_size: 8\n{Z}", names=("z",), answer="2 * tensors[0]")
@@ -72,3 +81,11 @@ def test_triton_serves_the_ensemble_that_was_planned(tmp_path: Path, triton: Tri
         assert client.get_model_config("both", as_json=True)["config"]["max_batch_size"] == 4
         client.close()
     assert answer.tolist() == [[12.0], [44.0]]
+
+    assert cli.run(["verify", plan, "--model-repository", str(models), "--max-seconds", "10"]) == 0
+    assert "ensemble both" in capsys.readouterr().out
+    found = verification_from_json(read_json(tmp_path / "plan" / "verification.json"), "verification")
+    whole = next(m for m in found.models() if m.is_ensemble)
+    assert (whole.verdict is not None, whole.percentile, whole.bound_ms, whole.failed) == (True, 50, 500, 0), whole
+    assert whole.completed > 0
+    assert [m.completed for m in found.models() if not m.is_ensemble] == [0, 0]

@@ -18,8 +18,10 @@ from planner.domain.problem import Objective, Option, Problem
 from planner.domain.proof import Prover, verify
 from planner.domain.room import room_of
 from planner.domain.rows import CERTIFIED, Refused, Rows
+from tests.brute_force import all_plans, device_contents
 from tests.certificates import at_least, at_most, certificate, dual, leaf, plan_of, proof
-from tests.problems import all_layouts, device_contents, kind, model, option, problem, tiny_problems
+from tests.problems import kind, model, option, problem
+from tests.tiny_problems import tiny_problems
 
 NODES = 100_000
 SLOW = settings(
@@ -99,7 +101,7 @@ def test_many_models_in_many_replicas_are_packed_as_by_dynamic_programming(data:
 def test_no_certificate_that_is_accepted_exceeds_the_optimum(subject: Problem, data: st.DataObject) -> None:
     objectives = [o for o in subject.objectives if o in CERTIFIED]
     assume(objectives)
-    layouts = list(all_layouts(subject))
+    layouts = list(all_plans(subject))
     assume(layouts)
     placed = data.draw(st.sampled_from(layouts))
     objective = data.draw(st.sampled_from(objectives))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ from shared_data import REPOSITORY, shared_file
 from studies import load
 
 from planner.domain.check import check_placements
+from planner.domain.plan import Status
 from planner.domain.problem import Problem, problem_from_json
 from planner.plan_files import read_json
+from solvers.base import SolveResult
+from tests.any_problem import solve_as
 
 SOLVER = REPOSITORY / "benchmarks" / "solver"
 INSTANCES = sorted((SOLVER / "instances").glob("*.json"))
@@ -73,3 +77,22 @@ def test_the_study_of_mig_layouts_with_ten_times_the_traffic(
     study = load("run", REPOSITORY / "benchmarks" / "parvagpu", monkeypatch)
     study.main(["S1", "--times", "10", "--seconds", "60", "--folder", str(shared_file("parvagpu"))])
     assert capsys.readouterr().out.splitlines()[-1].startswith("| S1 x 10 | 6 | 9 | - | 9 | 9 | ")
+
+
+def test_the_study_of_all_rules_finds_no_fault_and_would_find_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = load("run", REPOSITORY / "benchmarks" / "rules", monkeypatch)
+    study.main(["--problems", "5"])
+    assert capsys.readouterr().out.endswith("faults: 0\n")
+
+    def boastful(name: str, subject: Problem) -> SolveResult:
+        result = solve_as("greedy", subject)
+        return replace(result, status=Status.INFEASIBLE if result.placements is None else Status.OPTIMAL)
+
+    monkeypatch.setattr(study, "solve_as", boastful)
+    with pytest.raises(SystemExit):
+        study.main(["--problems", "12", "--keep", str(tmp_path)])
+    assert "  1: cpsat: " in capsys.readouterr().out
+    kept = problem_from_json(read_json(tmp_path / "1-cpsat.json"), "kept")
+    assert kept.objectives

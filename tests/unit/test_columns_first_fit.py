@@ -16,7 +16,8 @@ from solvers.columns.instance import Instance
 from solvers.columns.solver import placements_of
 from solvers.columns.wanted import Wanted
 from solvers.reduction import Reduction
-from tests.problems import devices, kind, model, option, problem, tiny_problems
+from tests.problems import devices, kind, model, option, problem
+from tests.tiny_problems import tiny_problems
 
 
 def _task(subject: Problem) -> Task:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from planner.basis import basis_notes
 from planner.build import BuildSettings, build
 from planner.domain.check import check, check_placements
+from planner.domain.codec import to_json
 from planner.domain.derive import Origin, derive_plan
 from planner.domain.ensemble import Ensemble, Member, Promise, Serve
 from planner.domain.latency import CurvePoint
 from planner.domain.plan import Placement, Status
-from planner.domain.problem import Problem, Settings
-from planner.domain.workload import EnsembleDemand, MemberCalls
+from planner.domain.problem import Problem, Settings, problem_from_json
+from planner.domain.profile import ProfileRow
+from planner.domain.serving import LoadMode
+from planner.domain.tail import percentile_or_tail_ms
+from planner.domain.workload import EnsembleDemand, MemberCalls, ModelDemand, Workload
 from planner.errors import InputError
 from planner.inputs.fleet import fleet_from_counts, known_types
 from planner.inputs.profiles_csv import read_profiles
@@ -61,7 +67,6 @@ def test_an_ensemble_is_read(tmp_path: Path) -> None:
         ("    rate_rps: 10\n", "", "ensembles[0].rate_rps: is missing"),
         ("name: e", "name: a", "'a' is the name of a model"),
         ("calls: 3", "calls: 0", "members[1].calls: must be at least 1, got 0"),
-        ("_p90_", "_p99_", "a p99 over 5 calls rests on the p99.8 of each, and profiles know none above p99"),
         ("latency_p90_ms: 100", "serve: server", "must be 'client' or 'triton', got 'server'"),
     ],
 )  # fmt: skip
@@ -71,11 +76,66 @@ def test_a_mistake_is_one_clear_error(tmp_path: Path, old: str, new: str, error:
     assert error in str(caught.value)
 
 
-def test_a_percentile_that_cannot_be_planned_names_those_that_can(tmp_path: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        _read(tmp_path, "_p90_", "_p99_")
-    assert caught.value.hint == "what can be planned here: a p50 over up to 50 calls or a p90 over up to 10 calls " \
-        "or a p95 over up to 5 calls"  # fmt: skip
+@pytest.mark.parametrize(
+    ("percentile", "calls", "each"),
+    [(95, 5, 99), (95, 6, 99.17), (99, 2, 99.5), (99, 13, 99.924), (99, 3000, 99.99967)],
+)
+def test_a_call_has_to_be_late_more_seldom_than_the_whole(percentile: int, calls: int, each: float) -> None:
+    demand = EnsembleDemand(
+        name="e", rates_rps={"all": 1}, percentile=percentile, latency_bound_ms=1, serve=Serve.CLIENT,
+        members=(MemberCalls(name="a", calls=calls),),
+    )  # fmt: skip
+    assert demand.call_percentile == each
+    assert calls * (100 - each) <= 100 - percentile + 1e-9
+
+
+def test_a_percentile_beyond_those_measured_is_estimated_from_the_tail() -> None:
+    row = ProfileRow(model="m", device="d", latency_p50_ms=2, latency_p90_ms=4, latency_p99_ms=20)
+    assert percentile_or_tail_ms(row, 90) == 4
+    assert percentile_or_tail_ms(row, 99) == 20
+    # From p90 to p99 a tenth as many take five times as long, which is steeper than from p50.
+    assert percentile_or_tail_ms(row, 99.9) == pytest.approx(100)
+    assert percentile_or_tail_ms(replace(row, latency_p99_ms=None), 99.9) is None
+    assert percentile_or_tail_ms(replace(row, latency_p50_ms=None, latency_p90_ms=None), 99.9) is None
+
+
+@pytest.mark.parametrize("draw", [lambda rng: rng.expovariate(1), lambda rng: rng.paretovariate(2)])
+def test_no_heavier_tail_is_underestimated(draw: Callable[[random.Random], float]) -> None:
+    rng = random.Random(2)
+    calls = sorted(draw(rng) for _ in range(400_000))
+    p50, p90, p95, p99, p999 = (calls[int(len(calls) * share)] for share in (0.5, 0.9, 0.95, 0.99, 0.999))
+    row = ProfileRow(
+        model="m", device="d", latency_p50_ms=p50, latency_p90_ms=p90, latency_p95_ms=p95, latency_p99_ms=p99
+    )
+    assert 0.95 * p999 <= (percentile_or_tail_ms(row, 99.9) or 0) <= 3 * p999
+
+
+def test_a_plan_that_rests_on_the_tail_says_so() -> None:
+    """The example of a text reader: thirteen calls a request, and p99 of the whole."""
+    rows = [
+        ProfileRow(
+            model=name, device="L4", load=LoadMode.OPEN, rate_rps=400, latency_p50_ms=4, latency_p90_ms=8,
+            latency_p99_ms=16, memory_bytes=1,
+        )
+        for name in ("detect", "classify", "recognise")
+    ]  # fmt: skip
+    calls = {"detect": 1, "classify": 6, "recognise": 6}
+    ensemble = EnsembleDemand(
+        name="ocr", rates_rps={"all": 50}, percentile=99, latency_bound_ms=300, serve=Serve.CLIENT,
+        members=tuple(MemberCalls(name=name, calls=count, parallel=count) for name, count in calls.items()),
+        graph=(("detect", "classify"), ("classify", "recognise")),
+    )  # fmt: skip
+    workload = Workload(models=tuple(ModelDemand(name=name) for name in calls), ensembles=(ensemble,))
+    fleet, _ = fleet_from_counts(["4xL4"], known_types())
+    choice = BuildSettings(settings=Settings(), server_base_bytes=0)
+    subject = build(workload, fleet, rows, choice).problem
+    promised = {o.model: o.promised_us(99.924) for o in subject.options if o.max_others == 0}
+    assert promised["detect"] == promised["classify"] == 39_878  # 16 ms x (1 / 0.076) to the power of log(4) / log(50)
+    assert (
+        "ensemble ocr: its p99 over 13 calls rests on the p99.924 of each, which is estimated from the tail up to p99; "
+        "without estimates it promises p87" in basis_notes(subject, subject.options)
+    )
+    assert problem_from_json(to_json(subject), "problem.json") == subject
 
 
 def test_a_model_is_called_by_one_triton_ensemble_at_most(tmp_path: Path) -> None:

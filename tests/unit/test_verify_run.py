@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from planner.domain.ensemble import Ensemble, Member, Promise, Serve
 from planner.domain.latency import CurvePoint
 from planner.domain.plan import Plan, PlannedDevice
 from planner.domain.problem import LatencyBasis, Option, Problem, Settings
@@ -158,7 +159,8 @@ def traffic(planned: tuple[Problem, Plan], factor: float | None, device: int = 0
     from planner.domain.layout import Layout
 
     problem, plan = planned
-    return device_traffic(problem, plan, Layout(problem, plan.placements()).devices[device], factor)
+    layout = Layout(problem, plan.placements())
+    return device_traffic(layout, plan, layout.devices[device], factor)
 
 
 def test_every_device_is_verified_and_recorded() -> None:
@@ -178,6 +180,65 @@ def test_every_device_is_verified_and_recorded() -> None:
     first = found.devices[0]
     assert (first.memory_bytes_measured, first.busy_measured, first.seconds) == (100 * MIB, 0.1, 44.0)
     assert [m.memory_bytes_measured for m in first.models] == [50 * MIB, None]
+
+
+def in_ensemble(serve: Serve, percentile: float = 99) -> tuple[Problem, Plan]:
+    """a and b of `two_devices` without bounds of their own, called once and twice by an ensemble at 20 req/s."""
+    curve = (CurvePoint(300_000, 10_000),)
+    options = [
+        curve_option(name, promises=(Promise(percentile=percentile, latency_us=us, curve=curve),))
+        for name, us in (("a", 40_000), ("b", 50_000))
+    ]
+    ensemble = Ensemble(
+        name="both", demand_mrps=(20_000,), percentile=95, bound_us=200_000, call_percentile=percentile, serve=serve,
+        members=(Member(model="a"), Member(model="b", calls=2, depth=2)), edges=(("a", "b"),),
+    )  # fmt: skip
+    models = [model("a", 50_000), model("b", 40_000)]
+    on = {"n1/0": ["a@cpu-1", "b@cpu-1"]}
+    return placed(options, on, kinds=[CPU], models=models, ensembles=(ensemble,))
+
+
+def test_an_ensemble_that_triton_serves_is_driven_from_end_to_end() -> None:
+    bench = SimulatedBench()
+    found = run(bench, planned=in_ensemble(Serve.TRITON), waves=[("n1/0",)])
+    warm_up, real = bench.driven["n1/0"]
+    assert [spec.model for spec in warm_up] == ["a", "b"]
+    # Of a's 50 req/s the server makes 20 itself; all that b is asked for are calls of the ensemble.
+    assert [(spec.model, spec.rate_rps) for spec in real] == [("a", 30.0), ("both", 20.0)]
+    whole = {m.replica: m for m in found.models()}["ensemble both"]
+    assert (whole.percentile, whole.bound_ms, whole.predicted_ms) == (95, 200, 40 + 2 * 50)
+    assert (whole.verdict, whole.is_ensemble) == (Verdict.MET, True)
+    assert [m.reason for m in found.models() if m.model == "b"] == ["all of its calls come through its ensemble"]
+    assert found.notes == ()
+
+    bench = SimulatedBench()
+    run(bench, planned=in_ensemble(Serve.TRITON), waves=[("n1/0",)], rates="full")
+    assert [(spec.model, spec.rate_rps) for spec in bench.driven["n1/0"][1]] == [("a", 50.0), ("both", 50.0)]
+
+
+def test_an_ensemble_that_misses_its_bound_is_named() -> None:
+    found = run(SimulatedBench(mean_ms=200), planned=in_ensemble(Serve.TRITON), waves=[("n1/0",)])
+    assert [m.replica for m in found.models() if m.verdict is Verdict.MISSED] == ["ensemble both"]
+
+
+def test_of_an_ensemble_that_clients_call_the_members_are_verified() -> None:
+    bench = SimulatedBench()
+    found = run(bench, planned=in_ensemble(Serve.CLIENT), waves=[("n1/0",)])
+    assert [(spec.model, spec.rate_rps) for spec in bench.driven["n1/0"][1]] == [("a", 50.0), ("b", 40.0)]
+    assert [(m.model, m.percentile, m.bound_ms, m.verdict) for m in found.models()] == [
+        ("a", 99, 40, Verdict.MET),
+        ("b", 99, 50, Verdict.MET),
+    ]
+    assert found.notes == (
+        "ensemble both: clients call its members, so these were verified, and not the whole; it keeps its bound where "
+        "each keeps the p99 that the plan gives it",
+    )
+
+
+def test_a_percentile_beyond_p99_is_not_waited_for_longer_than_allowed() -> None:
+    found = run(SimulatedBench(), planned=in_ensemble(Serve.CLIENT, 99.924), waves=[("n1/0",)])
+    assert found.devices[0].seconds == 55  # 2,200 requests at 40 req/s
+    assert found.devices[0].models[0].reason == "p99.924 needs 26,316 requests, the window of 55 s had 2,750"
 
 
 def test_full_batches_warm_up_every_instance_before_the_real_traffic() -> None:

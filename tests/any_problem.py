@@ -1,0 +1,31 @@
+"""Random problems with any of the rules, and the ways to solve them that are held against brute force."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+from hypothesis import strategies as st
+
+from planner.domain.problem import Problem
+from solvers import registry
+from solvers.base import Progress, SolveOptions, SolveResult
+from tests.mig_problems import tiny_mig_problems
+from tests.tiny_problems import sited, tiny_problems, tiny_spanning_problems
+
+ONE_WORKER = SolveOptions(time_limit_s=30, workers=1)
+FEW_STEPS = SolveOptions(time_limit_s=5, iterations=5, workers=1)
+# `large`: as `auto` goes about a problem that is too large for CP-SAT.
+LARGE = "large"
+SOLVERS = ("cpsat", "greedy", "columns", "auto", LARGE)
+
+
+def any_problem() -> st.SearchStrategy[Problem]:
+    plain, mig = tiny_problems(), tiny_mig_problems()
+    return plain | sited(plain) | tiny_spanning_problems() | mig | sited(mig)
+
+
+def solve_as(name: str, subject: Problem) -> SolveResult:
+    if name == LARGE:
+        with patch.object(registry, "PROVED_BY_CPSAT", 0), patch.object(registry, "LARGEST_FOR_CPSAT", 0):
+            return registry.solve(subject, FEW_STEPS, Progress())
+    return registry.solve(subject, FEW_STEPS if name == "columns" else ONE_WORKER, Progress(), name=name)
