@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FAILURES_SHOWN = 10
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_ONLY_REMOTE = ("tls_ca", "tls_certificate", "tls_key", "headers")
+_ONLY_REMOTE = ("metrics_url", "tls_ca", "tls_certificate", "tls_key", "headers")
 _ONLY_LOCAL = ("exclusive", "cores", "triton_server")
 
 
@@ -48,6 +48,8 @@ _ONLY_LOCAL = ("exclusive", "cores", "triton_server")
 )
 @click.option("--server", default="local", show_default=True, metavar="local|URL",
               help="A server that runs already: grpc://HOST:PORT, grpcs://, http:// or https://.")  # fmt: skip
+@click.option("--metrics-url", metavar="URL",
+              help="Where that server tells its metrics.  [default: http, the port after gRPC's]")  # fmt: skip
 @click.option("--tls-ca", type=_FILE, help="PEM file of the authorities that may sign the server's certificate.")
 @click.option("--tls-certificate", type=_FILE, help="PEM file of our own certificate.")
 @click.option("--tls-key", type=_FILE, help="PEM file of its key.")
@@ -96,7 +98,7 @@ def _request(options: dict[str, Any]) -> SweepRequest:
         access=_access(options),
         **{name: options[name] for name in
            ("model_repository", "device", "exclusive", "search", "config", "workload", "fresh", "store",
-            "triton_server", "load_generator", "shapes", "input_data")},
+            "triton_server", "load_generator", "shapes", "input_data", "metrics_url")},
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from profiler.points import Configuration, ModelFacts
 from profiler.progress import MeasureReporter
 from profiler.server.find import TritonInstallation
 from profiler.server.local import LocalTriton
+from profiler.server.metrics import metrics_url, read_metrics
 from profiler.server.remote import RemoteHost, RemoteTriton, as_json, parse_url
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -173,10 +174,10 @@ def _fixed(model: ModelFacts) -> Configuration:
 
 
 def remote_server(
-    url: str, access: Access, device: str | None, fleet: Path, described: Path
+    url: str, access: Access, metrics: str | None, device: str | None, fleet: Path, described: Path
 ) -> tuple[RemoteServer, Sequence[str]]:
     """The server at a URL, and what a person should know of it. `device` is the type that it runs on, which Triton
-    does not tell."""
+    does not tell, `metrics` the URL of what it tells of its machine."""
     if device is None:
         raise InputError(
             f"--server {url}: which type of device it runs on is not known here",
@@ -185,9 +186,17 @@ def remote_server(
     types = fleets.read_types(fleet) if fleet.exists() else fleets.known_types()
     name, slash, profile = device.partition("/")
     endpoint = parse_url(url, access)
+    if metrics is not None and not metrics.startswith(("http://", "https://")):
+        raise InputError(f"--metrics-url {metrics}: http:// or https:// comes first")
+    metrics = metrics or metrics_url(endpoint)
     share = CoreShare(None, tuple(sorted(os.sched_getaffinity(0))))
-    target = MeasuredDevice(f"{resolve_type(name, types).name}{slash}{profile}", RemoteDevice(), share, "", ())
-    notes = ["memory, busy time and power are unknown: the server is not started here"]
+    target = MeasuredDevice(f"{resolve_type(name, types).name}{slash}{profile}", RemoteDevice(metrics), share, "", ())
+    notes = ["memory and busy time are unknown: the server is not started here"]
     if endpoint.access.headers and not endpoint.access.tls and endpoint.host not in _LOOPBACK:
         notes.append("the headers are sent without encryption; grpcs:// and https:// encrypt them")
-    return RemoteServer(target, RemoteHost(endpoint), described), notes
+    host = RemoteHost(endpoint)
+    try:
+        read_metrics(metrics)
+    except (OSError, ValueError) as error:
+        notes.append(f"what its machine does is unknown, too: {metrics} cannot be read ({error}); see --metrics-url")
+    return RemoteServer(target, host, described), notes

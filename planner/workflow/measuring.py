@@ -59,6 +59,7 @@ class SweepRequest:
 
     `shapes` ("[MODEL:]INPUT:1,128") and `input_data` ("[MODEL:]FILE") come before the configuration's. `server`: its
     URL where it runs already, reached with `access`; the model repository is its own then, and so is the device.
+    `metrics_url` None: beside its port.
     """
 
     model_repository: Path
@@ -78,6 +79,7 @@ class SweepRequest:
     input_data: tuple[str, ...] = ()
     server: str | None = None
     access: Access = field(default_factory=Access)
+    metrics_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,9 @@ def measure_models(asked: SweepRequest, reporter: MeasureReporter) -> Measured:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="planner-measure-")))
         if asked.server is None:
             return _measure_local(asked, config, scratch, reporter)
-        server, notes = remote_server(asked.server, asked.access, asked.device, DEFAULT_FLEET, scratch / "described")
+        server, notes = remote_server(
+            asked.server, asked.access, asked.metrics_url, asked.device, DEFAULT_FLEET, scratch / "described"
+        )
         stack.callback(_close, server.host, reporter)
         for text in notes:
             reporter.note(text)

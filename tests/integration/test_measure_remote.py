@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from planner.domain.serving import Endpoint
+from planner.store.database import open_store
 from profiler.server import ports
 from profiler.server.client import ControlClient
 from profiler.server.find import TritonInstallation
@@ -85,6 +86,17 @@ def check_unknown(rows: list[dict[str, Any]], device: str = "L4") -> None:
         assert unknown == [None, None, None, None]
 
 
+def server_metrics(project: Path) -> list[dict[str, Any]]:
+    """What stands of the server's machine in every record."""
+    store = open_store(f"sqlite:///{project}/profiles.db")
+    try:
+        found: list[Any] = [m.statistics["server_metrics"] for m in store.measurements() if not m.row.is_overhead]
+    finally:
+        store.close()
+    assert found
+    return found
+
+
 @pytest.mark.parametrize("scheme", ["grpc", pytest.param("http", marks=pytest.mark.slow)])
 def test_models_are_loaded_with_each_configuration_and_put_back(project: Path, somebody_s: Any, scheme: str) -> None:
     with somebody_s() as server:
@@ -92,7 +104,10 @@ def test_models_are_loaded_with_each_configuration_and_put_back(project: Path, s
         before = control.model_config("loaded")
         port = server.endpoint.grpc_port if scheme == "grpc" else server.endpoint.http_port
         url = f"{scheme}://127.0.0.1:{port}"
-        done = run(project, url, "loaded", "asleep", "--device", "L4", "--json", "--load-generator", "builtin")
+        metrics = ("--metrics-url", f"http://127.0.0.1:{server.endpoint.metrics_port}/metrics")
+        done = run(
+            project, url, "loaded", "asleep", "--device", "L4", "--json", "--load-generator", "builtin", *metrics
+        )
         rows = rows_of(done)
         check_unknown(rows)
         assert {(row["model"], row["instances"], row["max_batch_size"]) for row in rows} == {
@@ -101,7 +116,12 @@ def test_models_are_loaded_with_each_configuration_and_put_back(project: Path, s
         }
         assert {row["queue_delay_us"] for row in rows} == {100}
         assert all(row["model_digest"].startswith("config-") for row in rows)
-        assert "memory, busy time and power are unknown" in done.stderr
+        assert "memory and busy time are unknown" in done.stderr
+        assert "cannot be read" not in done.stderr
+        for told in server_metrics(project):
+            assert told["gpus"] == {}
+            assert 0 < told["cpu"]["memory_used_bytes"] < told["cpu"]["memory_total_bytes"]
+            assert 0 <= told["cpu"]["utilization"] <= 1
         assert control.models() == {"asleep": False, "loaded": True}
         assert control.model_config("loaded") == before
         assert "127.0.0.1" not in json.dumps(rows)
@@ -113,11 +133,14 @@ def test_models_are_loaded_with_each_configuration_and_put_back(project: Path, s
 def test_a_server_that_loads_nothing_is_measured_as_it_is(project: Path, somebody_s: Any) -> None:
     with somebody_s("--model-control-mode=none", load=()) as server:
         url = f"127.0.0.1:{server.endpoint.grpc_port}"
-        done = run(project, url, "--device", "cpu-8", "--json", "--load-generator", "builtin")
+        nowhere = ("--metrics-url", f"http://127.0.0.1:{server.endpoint.http_port}/metrics")
+        done = run(project, url, "--device", "cpu-8", "--json", "--load-generator", "builtin", *nowhere)
         rows = rows_of(done)
         check_unknown(rows, "cpu-8")
         assert {(row["model"], row["instances"]) for row in rows} == {("asleep", 1), ("loaded", 1)}
         assert "the server loads no models on request" in done.stderr
+        assert "/metrics cannot be read (Not Found)" in done.stderr
+        assert {told["unknown"] for told in server_metrics(project)} == {"Not Found"}
 
 
 ENSEMBLE = """\
@@ -352,6 +375,8 @@ def test_headers_are_sent_with_every_call_and_never_shown(
             ["--server", "x:8001", "--header", "a=env:B", "--load-generator", "perf_analyzer"],
             "--header: perf_analyzer ta",
         ),
+        (["--server", "x:8001", "--metrics-url", "file:///etc/hostname"], "--metrics-url file:///etc/hostname: http"),
+        (["--metrics-url", "http://x:8002/metrics"], "--metrics-url is for a server that runs already"),
         (["--server", "x:8001", "--tls-key", "measure.yaml"], "--tls-key and --tls-certificate go together"),
     ],
 )

@@ -16,7 +16,7 @@ from planner.domain.plan import Plan, PlannedDevice
 from planner.domain.problem import LatencyBasis, Option, Problem, Settings
 from planner.domain.serving import Endpoint, LoadMode, LoadResult, LoadSpec, Server
 from planner.domain.verification import DeviceVerification, Verdict, Verification
-from planner.errors import InputError, TritonExited, TritonRefused
+from planner.errors import InputError, LoadError, TritonExited, TritonRefused
 from planner.plan_files import plan_digest
 from planner.verify import VerifyReporter, VerifySettings, verify, window_seconds
 from planner.verify_judge import Usage
@@ -52,15 +52,24 @@ class SimulatedServer:
 class SimulatedBench:
     """A bench without servers. Latencies are exponential around `mean_ms`; nothing takes any time.
 
-    `refuses` and `dies` name devices whose server does not start, or ends under the real load.
+    `refuses` and `dies` name devices whose server does not start, or ends under the real load; `unloaded` those that
+    no load can be put on.
     """
 
     load_generator = "simulated"
 
-    def __init__(self, *, mean_ms: float = 2.0, refuses: Sequence[str] = (), dies: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        mean_ms: float = 2.0,
+        refuses: Sequence[str] = (),
+        dies: Sequence[str] = (),
+        unloaded: Sequence[str] = (),
+    ) -> None:
         self.mean_ms = mean_ms
         self.refuses = refuses
         self.dies = dies
+        self.unloaded = unloaded
         self.driven: dict[str, list[Sequence[LoadSpec]]] = {}
         self.stopped: list[str] = []
         self.aborted = threading.Event()
@@ -80,6 +89,8 @@ class SimulatedBench:
         self.driven[server.device].append(specs)
         if server.device in self.dies and specs[0].mode is LoadMode.OPEN:
             raise TritonExited("Triton ended by signal SIGKILL")
+        if server.device in self.unloaded:
+            raise LoadError("the load generator ended with exit code 3")
         return [self.result(spec) for spec in specs], Usage(100 * MIB, 0.1, {"a": 50 * MIB}, {"a": 0.05})
 
     def abort(self) -> None:
@@ -265,7 +276,7 @@ def test_rates_are_planned_full_or_a_factor(rates: str, of_a: float, of_c: float
     assert [spec.rate_rps for spec in bench.driven["n1/1"][1]] == [of_c]
 
 
-def test_a_server_that_does_not_start_or_dies_is_recorded_and_the_others_go_on() -> None:
+def test_a_device_that_cannot_be_driven_is_recorded_and_the_others_go_on() -> None:
     found = run(SimulatedBench(refuses=["n1/0"]))
     refused, good = found.devices
     assert refused.failure is not None
@@ -280,6 +291,16 @@ def test_a_server_that_does_not_start_or_dies_is_recorded_and_the_others_go_on()
     assert good.failure is None
     assert dead.failure is not None
     assert (dead.failure.message, dead.failure.log_tail) == ("Triton ended by signal SIGKILL", "")
+    assert bench.stopped == ["n1/0", "n1/1"]
+
+    bench = SimulatedBench(unloaded=["n1/0"])
+    found = run(bench)
+    unloaded, good = found.devices
+    assert unloaded.failure is not None
+    assert unloaded.failure.message == "the load generator ended with exit code 3"
+    assert {m.verdict for m in unloaded.models} == {Verdict.UNCLEAR}
+    assert good.failure is None
+    assert not found.complete
     assert bench.stopped == ["n1/0", "n1/1"]
 
 
