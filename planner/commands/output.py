@@ -55,4 +55,4 @@ def _cell(value: Any) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text == "-" or text[:1].isdigit() or (text[:1] in "+-" and text[1:2].isdigit())
+    return text == "-" or text[:1].isdigit() or (text[:1] in "+-±" and text[1:2].isdigit())

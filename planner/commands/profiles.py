@@ -177,21 +177,11 @@ def _print_points(title: str, found: Sequence[Point]) -> None:
     finished = [point for point in found if point.failure is None]
     intervals = any(point.rate_interval_rps or point.latency_p99_interval_ms for point in finished)
     variants = any(point.row.variant for point in finished)
-    heads = [
-        "members" if variants else "config",
-        "delay",
-        "load",
-        "req/s",
-        "95%",
-        "mean ms",
-        "p99 ms",
-        "95%",
-        "busy",
-        "plan",
-    ]
+    configuration = "members" if variants else "config"
+    heads = [configuration, "delay", "load", "req/s", "95%", "mean", "p99", "95%", "busy", "plan"]
     shown = [i for i, head in enumerate(heads) if head != "95%" or intervals]
     cells = ([cells[i] for i in shown] for cells in map(_point_cells, finished))
-    print_table(f"{title}: {len(finished)} points", [heads[i] for i in shown], cells, tight=True)
+    print_table(f"{title}: {len(finished)} points, latencies in ms", [heads[i] for i in shown], cells, tight=True)
     for text in _remarks(found):
         click.echo(text)
 
@@ -228,7 +218,7 @@ def _point_cells(point: Point) -> list[Any]:
     busy = None if row.busy is None else f"{row.busy:.0%}"
     return [
         row.label, row.queue_delay_us, _load(row),
-        rate, _interval(point.rate_interval_rps), mean, p99, _interval(point.latency_p99_interval_ms), busy,
+        rate, _half(point.rate_interval_rps, row.rate_rps), mean, p99, _interval(point.latency_p99_interval_ms), busy,
         ("fitted" if row.is_fitted else "yes") if row.is_planned else "no",
     ]  # fmt: skip
 
@@ -236,6 +226,13 @@ def _point_cells(point: Point) -> list[Any]:
 def _load(row: ProfileRow) -> str:
     load = f"{row.load.value} {row.concurrency or number(row.offered_rps) or ''}".strip()
     return load if row.request_batch_size == 1 else f"{load} b{row.request_batch_size}"
+
+
+def _half(found: Interval | None, value: float | None) -> str | None:
+    """Half an interval as a share of the value: that of a rate lies evenly around it, and the terminal is narrow."""
+    if found is None or found.low is None or found.high is None or not value:
+        return _interval(found)
+    return f"±{(found.high - found.low) / 2 / value:.0%}"
 
 
 def _interval(found: Interval | None) -> str | None:

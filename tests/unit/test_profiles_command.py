@@ -110,8 +110,8 @@ def test_show_prints_intervals_and_failures(planner: Planner) -> None:
     store.close()
     code, out, _ = planner("show", "m")
     assert code == 0
-    assert "m on L4: 1 points" in out
-    assert "95.5..104" in out
+    assert "m on L4: 1 points, latencies in ms" in out
+    assert "±4%" in out
     assert re.search(r"\b4[789](\.\d)?\.\.(49|\?)", out)
     assert "failed: 1 x 8, closed 8: the server died" in out
     assert "last words" not in out
