@@ -233,6 +233,9 @@ class _Sweep:
         it: between the last two, or below the first.
         """
         points = open_points(self._request, run.model.name, capacity_rps)
+        if search.is_thrifty and self._constraints(run.model).latency_ms is None:
+            # no plan looks for the rate that keeps a bound: every second one, from the highest, shows how latency grows
+            points = points[::-2][::-1]
         kept: LoadPoint | None = None
         for place, point in enumerate(points, start=1):
             why = self._missed(run, search, point)

@@ -15,24 +15,41 @@ from profiler.search import Fitted, Seen
 _COMPUTE = ("compute_input_ms", "compute_infer_ms", "compute_output_ms")
 _WAITING_SHARE = 0.25
 _DISTURBED_SHARE = 0.1
+_FULL = 0.9
 
 
 def seen(configuration: Configuration, closed: Sequence[Measurement]) -> Seen:
     """What the closed loop of a configuration showed, of points that did not fail."""
-    best = max(closed, key=lambda m: m.row.rate_rps or 0.0, default=None)
+    best = max(
+        closed,
+        key=lambda m: (m.row.rate_rps or 0.0) * given_back(m.row.instances, m.row.busy, m.statistics),
+        default=None,
+    )
     if best is None or not best.row.rate_rps:
         return Seen(configuration=configuration, failed=True)
+    more = given_back(best.row.instances, best.row.busy, best.statistics)
     lone = next((m.row for m in closed if m.row.concurrency == 1), None)
     return Seen(
         configuration=configuration,
-        inferences_per_s=best.row.inferences_per_s,
+        inferences_per_s=(best.row.inferences_per_s or 0.0) * more,
         memory_bytes=max((m.row.memory_bytes for m in closed if m.row.memory_bytes is not None), default=None),
-        busy=best.row.busy,
+        busy=None if best.row.busy is None else min(1.0, best.row.busy * more),
         noise=spread(_interval(best.statistics), best.row.rate_rps) or 0.0,
         client_bound=best.statistics.get("client_bound") is True,
-        disturbed=_is_disturbed(best.statistics),
+        disturbed=more == 1.0 and _is_disturbed(best.statistics),
         lone_ms=None if lone is None else lone.latency_mean_ms,
     )
+
+
+def given_back(instances: int, busy: float | None, statistics: Mapping[str, Any]) -> float:
+    """How many times the rate there would have been, had the cores' time that others took been the server's; 1 where
+    nobody can say: only a server with work for every core would have used it."""
+    cpu = statistics.get("cpu") or {}
+    taken = (cpu.get("others_busy") or 0.0) + (cpu.get("stolen") or 0.0)
+    cores = cpu.get("cores")
+    if not cores or instances < cores or not busy or busy + taken < _FULL:
+        return 1.0
+    return (busy + taken) / busy
 
 
 def is_saturated(measurement: Measurement) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, log2
+from math import ceil, hypot, log2
 from statistics import median
 
 from profiler import laws
@@ -18,6 +18,8 @@ NEARLY_BEST = 0.95
 LIKELY_BETTER = 1.03
 WITHIN = 0.05
 NOISE_MAX = 0.15
+FEW = 8
+FEW_OF_MANY = 0.4
 
 
 class Thrifty:
@@ -43,6 +45,7 @@ class Thrifty:
         self._main = main
         self._batches = sorted({c.max_batch_size for c in main})
         self._laws = _laws((), batch_per_request)
+        self._few = max(FEW, ceil(FEW_OF_MANY * len(self._all)))
 
     def next(self) -> Configuration | None:
         if self._hopeless() is not None:
@@ -86,7 +89,7 @@ class Thrifty:
         left = [c for c in self._all if c not in self._seen]
         if (why := self._hopeless()) is not None:
             return [Pruned(c, why) for c in left]
-        return [Pruned(c, why) for c in left if (why := self._why_not(c)) is not None]
+        return [Pruned(c, why) for c in left if (why := self._why_not(c) or self._untold(c)) is not None]
 
     # rules, in the order in which they are asked
 
@@ -135,7 +138,11 @@ class Thrifty:
             )
 
     def _unsure(self) -> Iterator[Configuration]:
-        """Where no law tells it: nearest to where a law was off the most, and there far from what was measured."""
+        """Where no law tells it: nearest to where a law was off the most, and there far from what was measured.
+
+        Where the laws do not hold that would end with all of them, so a part has to do."""
+        if len(self._seen) >= self._few:
+            return
         untold = [c for c in self._open() if self._fitted(c) is None]
         worst = self._worst_place()
         measured = [self._place(s.configuration) for s in self._known()]
@@ -214,6 +221,12 @@ class Thrifty:
             return None
         most_rps = fitted.inferences_per_s * (1 + fitted.within) / self._batch_per_request
         return self._constraints.on_rate(most_rps)
+
+    def _untold(self, c: Configuration) -> str | None:
+        """Why a configuration that no law tells was not measured."""
+        if self._fitted(c) is not None:
+            return None
+        return f"no law tells it, and {len(self._seen)} of {len(self._all)} were tried"
 
     # laws
 
@@ -315,7 +328,10 @@ def _gain(less: Seen, more: Seen) -> float:
 
 def _pays(less: Seen, more: Seen) -> bool:
     # where the load generator is the limit, more of the server cannot be seen to pay
-    return not more.client_bound and _gain(less, more) > PAYS - 1
+    if more.client_bound:
+        return False
+    # beside others that were busy on the device, it cannot be seen that more does not pay
+    return more.disturbed or _gain(less, more) + hypot(less.noise, more.noise) > PAYS - 1
 
 
 def _beats(one: Seen, other: Seen) -> bool:

@@ -12,9 +12,12 @@ import shlex
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+import again
 
 from profiler.load.perf_analyzer_binary import find_perf_analyzer
 from profiler.points import ModelFacts
@@ -34,12 +37,19 @@ class PeerRun:
     points: int
     best_rps: float
     best: str
+    winner: again.Winner | None
     code: int
     said: str = ""
 
     @property
     def lost(self) -> int:
         return max(0, self.begun - self.points)
+
+
+def read(kept: Path) -> PeerRun:
+    """One that was written as JSON."""
+    found = json.loads(kept.read_text())
+    return PeerRun(**{**found, "winner": found["winner"] and again.Winner(**found["winner"])})
 
 
 def run(program: Path, search: str, model: ModelFacts, bench: Any, scratch: Path) -> PeerRun:
@@ -74,6 +84,7 @@ def run(program: Path, search: str, model: ModelFacts, bench: Any, scratch: Path
         points=len(rows),
         best_rps=0.0 if best is None else float(best["Throughput (infer/sec)"]),
         best="" if best is None else f"{_count(best)} x {best['Max Batch Size']}, concurrency {best['Concurrency']}",
+        winner=None if best is None else _winner(best),
         code=done.returncode,
         said="" if rows else "\n".join(said.splitlines()[-12:]),
     )
@@ -126,15 +137,26 @@ def _count(row: Mapping[str, str]) -> str:
     return found[0] if found else "?"
 
 
-def print_table(runs: Sequence[PeerRun], ours: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
-    print("\n| model | search | minutes | points | lost | best req/s |")
-    print("|---|---|---:|---:|---:|---:|")
-    for peer, (auto, grid) in zip(runs, ours, strict=True):
-        for name, one in (("Planner, auto", auto), ("Planner, grid", grid)):
-            best = f"{one['best_rps']:.0f} ({one['best']})"
-            print(f"| {peer.model} | {name} | {one['seconds'] / 60:.1f} | {one['points']} | {one['failed']} | {best} |")
-        best = f"{peer.best_rps:.0f} ({peer.best})"
-        print(f"| {peer.model} | Model Analyzer | {peer.seconds / 60:.1f} | {peer.points} | {peer.lost} | {best} |")
+def _winner(row: Mapping[str, str]) -> again.Winner:
+    batch = int(row["Max Batch Size"])
+    # it writes `dynamic_batching {}`, which waits for nothing
+    return again.Winner(int(_count(row)), batch, 0 if batch > 1 else None, int(row["Concurrency"]))
+
+
+def print_table(runs: Sequence[PeerRun], ours: Sequence[Mapping[str, Any]]) -> None:
+    print("\n| model | search | minutes | points | lost | best req/s | again |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    for peer, run in zip(runs, ours, strict=True):
+        found = [
+            ("Planner, auto", run["auto"]["seconds"], run["auto"]["points"], run["auto"]["failed"], run["auto"]),
+            ("Planner, grid", run["grid"]["seconds"], run["grid"]["points"], run["grid"]["failed"], run["grid"]),
+            ("Model Analyzer", peer.seconds, peer.points, peer.lost, asdict(peer)),
+        ]
+        for (name, seconds, points, lost, best), rate_rps in zip_longest(found, run["again_rps"]):
+            cells = [name, f"{seconds / 60:.1f}", points, lost, f"{best['best_rps']:.0f} ({best['best']})"]
+            print(
+                f"| {peer.model} | {' | '.join(map(str, cells))} | {'-' if rate_rps is None else f'{rate_rps:.0f}'} |"
+            )
     for peer in runs:
         if peer.said:
             print(f"\nModel Analyzer on {peer.model} ended with {peer.code}:\n{peer.said}")

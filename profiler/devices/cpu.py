@@ -54,6 +54,7 @@ class Usage:
     others_busy: float | None = None
     stolen: float | None = None
     neighbours: tuple[str, ...] = ()
+    cores: int | None = None
 
     def samples(self) -> dict[str, tuple[float, ...]]:
         memory, cpu = self.memory_bytes, self.cpu_s
@@ -67,9 +68,8 @@ class Usage:
     def remarks(self) -> dict[str, object]:
         if self.others_busy is None:
             return {}
-        return {
-            "cpu": {"others_busy": self.others_busy, "stolen": self.stolen, "neighbours": list(self.neighbours)},
-        }
+        others = {"others_busy": self.others_busy, "stolen": self.stolen, "neighbours": list(self.neighbours)}
+        return {"cpu": {"cores": self.cores, **others}}
 
     def warnings(self) -> tuple[str, ...]:
         found = []
@@ -266,6 +266,7 @@ class ProcessTreeSampler:
             "others_busy": round(max(0.0, others_s / whole_s), 4),
             "stolen": round((core_times[-1].stolen_s - core_times[0].stolen_s) / whole_s, 4),
             "neighbours": busiest(before[-1], after[0]) if before and after else (),
+            "cores": self._cores,
         }
 
     def _busy(self, cpu: tuple[tuple[float, float], ...]) -> float:
