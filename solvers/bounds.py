@@ -19,7 +19,7 @@ from planner.domain.plan import ObjectiveValue
 from planner.domain.problem import DeviceKind, Model, Objective, Problem
 from planner.domain.units import PPM
 from solvers.base import Bound
-from solvers.reduction import Choice, GpuGroup, Reduction, is_sited
+from solvers.reduction import Choice, GpuGroup, Reduction
 
 AREA = "area"
 SHARE_SCALE = 10**12  # sums of exact fractions with thousands of denominators would take minutes
@@ -257,11 +257,11 @@ def tighter(ours: Bound | None, area: Bound) -> Bound:
 def applies(problem: Problem) -> bool:
     """Whether serving all demand is settled first, and GPUs or cost come next: what columns can search for.
 
-    They know of no rule between devices, and of no difference between like GPUs.
+    They know of no difference between like GPUs but their place.
     """
     if problem.pools:  # no sum is linear then
         return False
-    if problem.counts_moves or is_sited(problem):
+    if problem.counts_moves:
         return False
     if problem.served_by_triton or any(ensemble.bound_us is not None for ensemble in problem.ensembles):
         return False

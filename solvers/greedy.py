@@ -6,6 +6,7 @@ model can be served by no device at all.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -86,15 +87,18 @@ def takes_a_moment(reduction: Reduction) -> bool:
     return replicas + len(reduction.choices) <= LARGEST_IN_A_MOMENT
 
 
-def first_plan(reduction: Reduction, progress: Progress) -> tuple[Placement, ...] | None:
-    """The best of all attempts by the objectives in their order; None where none keeps every rule."""
+def first_plan(reduction: Reduction, progress: Progress, deadline: float = math.inf) -> tuple[Placement, ...] | None:
+    """The best of all attempts by the objectives in their order; None where none keeps every rule.
+
+    After `deadline`, a time.monotonic(), no further attempt is begun.
+    """
     problem = reduction.problem
     if reduction.hopeless and not problem.allow_unserved:
         return None
     best: tuple[Placement, ...] | None = None
     key: tuple[int, ...] | None = None
     for part in without_latency(reduction):
-        search = _Search(part, problem, progress, key)
+        search = _Search(part, problem, progress, key, deadline)
         search.run()
         if search.best is not None:
             best, key = search.best, search.key
@@ -105,8 +109,9 @@ class _Search:
     """`whole`: the problem, of which the reduction may hold a part. `key`: only what is better counts."""
 
     def __init__(
-        self, reduction: Reduction, whole: Problem, progress: Progress, key: tuple[int, ...] | None = None
+        self, reduction: Reduction, whole: Problem, progress: Progress, key: tuple[int, ...] | None, deadline: float
     ) -> None:
+        self._deadline = deadline
         self._reduction = reduction
         self._problem = reduction.problem
         self._whole = whole
@@ -139,7 +144,7 @@ class _Search:
                 self._trials += packing.trials
                 if failed is None:
                     self._finish(packing)
-                if self._trials > limit:
+                if self._trials > limit or time.monotonic() > self._deadline:
                     return
 
     def pack(self) -> None:
@@ -162,7 +167,7 @@ class _Search:
         for sizes, order in self._attempts():
             for stay in ways:
                 self._try(sizes, order, devices, spread=spread, stay=stay)
-            if self._trials > limit:
+            if self._trials > limit or time.monotonic() > self._deadline:
                 return
 
     @cached_property

@@ -42,7 +42,7 @@ class Loading:
 
     def fits(self, choice: Choice) -> bool:
         return self._gpu_memory(choice) and (
-            not self.placed or (self._one_replica(choice) and self._gpu_utilization(choice) and self._latency(choice))
+            not self.placed or (self._gpu_utilization(choice) and self._one_replica(choice) and self._latency(choice))
         )
 
     def put(self, choice: Choice) -> None:
@@ -77,7 +77,10 @@ class Loading:
     def _gpu_utilization(self, choice: Choice) -> bool:
         limit = self.kind.utilization_ppm
         if not self._pools and not choice.option.swing_ppm:
-            return all(have + more <= limit for have, more in zip(self.busy_ppm, choice.option.busy_ppm, strict=True))
+            for have, more in zip(self.busy_ppm, choice.option.busy_ppm, strict=True):  # noqa: SIM110 (asked most often)
+                if have + more > limit:
+                    return False
+            return True
         options = [c.option for c in (*self.placed, choice)]
         return all(
             pooled_ppm((o.model, o.busy_ppm[period], o.swing(period)) for o in options) <= limit

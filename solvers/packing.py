@@ -102,6 +102,10 @@ class Slicing:
         if self._sliced:
             self._used.setdefault(device.gpu, []).append(self._problem.part(device))
 
+    def leave(self, device: Device) -> None:
+        if self._sliced:
+            self._used[device.gpu].remove(self._problem.part(device))
+
 
 class Stock:
     """Empty devices by kind. The rest of a GPU that came into use goes first: it costs nothing more."""

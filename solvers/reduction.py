@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 
@@ -334,23 +334,6 @@ def _host_binds(problem: Problem) -> bool:
     memory = any(node.host_memory_bytes is not None for node in problem.nodes)
     cpu = any(node.host_cpu_millis is not None for node in problem.nodes)
     return any((memory and m.host_memory_bytes) or (cpu and m.host_cpu_millis) for m in problem.models)
-
-
-def without_sites(problem: Problem) -> Problem:
-    """The problem without those rules: a relaxation of it. A replica over several GPUs becomes a part on each."""
-    most = {m.name: max([o.gpus for o in problem.options if o.model == m.name], default=1) for m in problem.models}
-    models = tuple(
-        replace(
-            m,
-            spread=(),
-            host_memory_bytes=0,
-            host_cpu_millis=0,
-            replicas_max=None if m.replicas_max is None else m.replicas_max * most[m.name],
-        )
-        for m in problem.models
-    )
-    options = tuple(replace(o, gpus=1, capacity_mrps=-(-o.capacity_mrps // o.gpus)) for o in problem.options)
-    return replace(problem, models=models, options=options, conflict=(), together=(), pinned=(), survives=(), limits=())
 
 
 def usable(problem: Problem, option: Option) -> Choice | None:

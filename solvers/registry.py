@@ -12,12 +12,12 @@ from planner.domain.check import check_placements
 from planner.domain.layout import Layout
 from planner.domain.objectives import integer_value
 from planner.domain.plan import ObjectiveValue, Placement, Status
-from planner.domain.problem import Model, Problem
+from planner.domain.problem import Problem
 from planner.errors import InputError, PlannerError
-from solvers.base import Bound, Progress, SolveOptions, SolveResult, SolverFactory
-from solvers.bounds import NO_BOUND, applies, places_needed
+from solvers.base import Progress, SolveOptions, SolveResult, SolverFactory
+from solvers.bounds import applies, places_needed
 from solvers.greedy import GreedySolver, first_plan, takes_a_moment
-from solvers.reduction import Reduction, is_sited, without_sites
+from solvers.reduction import Reduction, is_sited
 from solvers.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ AUTO = "auto"
 LARGEST_FOR_CPSAT = 30_000
 # With fewer it mostly proves its plans itself.
 PROVED_BY_CPSAT = 3_000
-# Of the time limit, what a bound without the rules between devices may take.
-SHARE_OF_BOUND = 0.5
 
 
 def solve(problem: Problem, options: SolveOptions, progress: Progress, *, name: str = AUTO) -> SolveResult:
@@ -83,43 +81,24 @@ class AutoSolver:
         started = time.monotonic()
         reduction = Reduction(problem)
         quick = takes_a_moment(reduction) or not applies(problem)
-        plan = first_plan(reduction, progress) if quick else None
+        plan = first_plan(reduction, progress, started + options.time_limit_s) if quick else None
         variables = _variables(reduction, plan) if quick else inf
         large = variables > LARGEST_FOR_CPSAT
         if reduction.hopeless and not problem.allow_unserved:
             return GreedySolver().conclude(reduction, plan, started)
         by_columns = None
-        if applies(problem):
+        if applies(problem) and (not is_sited(problem) or variables > PROVED_BY_CPSAT):
             by_columns = _columns().improve(reduction, plan, options, progress, started, brief=not large)
             plan = by_columns.placements
             done = by_columns.interrupted or by_columns.status in (Status.OPTIMAL, Status.INFEASIBLE)
             if large or done:
                 return by_columns
-        known = () if by_columns is None else by_columns.bounds
-        if is_sited(problem) and variables > PROVED_BY_CPSAT:
-            known = _without_sites(reduction, options)
         if large:
             progress.message("too many variables for cpsat: the greedy plan, with a bound")
-            return GreedySolver().conclude(reduction, plan, started, known)
+            return GreedySolver().conclude(reduction, plan, started)
+        known = () if by_columns is None else by_columns.bounds
         result = _cpsat().improve(reduction, plan, options, progress, started, known)
         return result if by_columns is None else joined(problem, by_columns, result)
-
-
-def _without_sites(reduction: Reduction, options: SolveOptions) -> tuple[Bound, ...]:
-    """Bounds without the rules between devices, but with the replicas that these ask for at least."""
-    from solvers.columns.bounding import first_bound
-
-    problem = without_sites(reduction.problem)
-    models = tuple(replace(m, replicas_min=_fewest_parts(reduction, m)) for m in problem.models)
-    problem = replace(problem, models=models)
-    limited = replace(options, time_limit_s=SHARE_OF_BOUND * options.time_limit_s)
-    return (first_bound(Reduction(problem), limited), *(NO_BOUND for _ in problem.objectives[1:]))
-
-
-def _fewest_parts(reduction: Reduction, model: Model) -> int:
-    """Devices that the replicas of a model take at least, where each takes one or several whole ones."""
-    narrowest = min((choice.option.gpus for choice in reduction.by_model[model.name]), default=1)
-    return reduction.fewest_replicas(reduction.problem.model_by_name[model.name]) * narrowest
 
 
 def joined(problem: Problem, first: SolveResult, last: SolveResult) -> SolveResult:

@@ -27,7 +27,7 @@ class Sites:
         self._counts: dict[tuple[str, Domain], Counter[str]] = defaultdict(Counter)
         self._capacity: dict[tuple[str, Domain], Counter[str]] = defaultdict(Counter)
         self._served: Counter[str] = Counter()
-        self._used_gpus: set[str] = set()
+        self._on_gpu: Counter[str] = Counter()
         self._host_memory: Counter[str] = Counter()
         self._host_cpu: Counter[str] = Counter()
         self._power: Counter[tuple[int, str]] = Counter()
@@ -73,11 +73,41 @@ class Sites:
                 self._capacity[model.name, domain][name] += choice.capacity_mrps
         self._host_memory[devices[0].node] += model.host_memory_bytes
         self._host_cpu[devices[0].node] += model.host_cpu_millis
-        for device in self._new_gpus(devices):
-            self._used_gpus.add(device.gpu)
-            for place, _, name in self._limits_of(device):
-                self._power[place, name] += choice.kind.power_milliwatts or 0
-                self._cost[place, name] += choice.kind.cost_microusd_per_hour or 0
+        for device in devices:
+            self._on_gpu[device.gpu] += 1
+            if self._on_gpu[device.gpu] == 1:
+                self._draw(choice, device, 1)
+
+    def _draw(self, choice: Choice, device: Device, sign: int) -> None:
+        """A GPU comes into use, or out of it."""
+        for place, _, name in self._limits_of(device):
+            self._power[place, name] += sign * (choice.kind.power_milliwatts or 0)
+            self._cost[place, name] += sign * (choice.kind.cost_microusd_per_hour or 0)
+
+    def take(self, choice: Choice, devices: Sequence[Device]) -> None:
+        """The replica goes."""
+        model = self._problem.model_by_name[choice.option.model]
+        self._served[model.name] -= choice.capacity_mrps
+        for domain in self._watched[model.name]:
+            key = model.name, domain
+            for name in {self._problem.domain_of(device, domain) for device in devices}:
+                self._counts[key][name] -= 1
+                self._capacity[key][name] -= choice.capacity_mrps
+                if not self._counts[key][name]:
+                    del self._counts[key][name], self._capacity[key][name]
+        self._host_memory[devices[0].node] -= model.host_memory_bytes
+        self._host_cpu[devices[0].node] -= model.host_cpu_millis
+        for device in devices:
+            self._on_gpu[device.gpu] -= 1
+            if not self._on_gpu[device.gpu]:
+                self._draw(choice, device, -1)
+
+    def spares(self, choice: Choice, devices: Sequence[Device]) -> bool:
+        """Whether its model misses nothing without a replica."""
+        self.take(choice, devices)
+        missing = self.needed(self._problem.model_by_name[choice.option.model])
+        self.put(choice, devices)
+        return missing is None
 
     def misses_pin(self, model: Model) -> bool:
         known = self._counts[model.name, Domain.GPU]
@@ -102,6 +132,20 @@ class Sites:
             if outside < left:
                 return self._outside(domain, set() if worst is None else {worst}), left - outside
         return None
+
+    def uncrowded(self, model: Model, where: Where) -> Where | None:
+        """`where`, without domains that hold as much already as may be lost; None where that is the same.
+
+        More in one of them would have to be there elsewhere once more.
+        """
+        crowded = []
+        for domain, left in self._survivals[model.name]:
+            inside = self._capacity[model.name, domain]
+            may_be_lost = max(model.peak_mrps, self._served[model.name]) - left
+            names = {name for name, capacity in inside.items() if capacity >= may_be_lost}
+            if names:
+                crowded.append(self._outside(domain, names))
+        return (lambda device: where(device) and all(other(device) for other in crowded)) if crowded else None
 
     def _outside(self, domain: Domain, names: set[str]) -> Where:
         return lambda device: self._problem.domain_of(device, domain) not in names
@@ -129,11 +173,8 @@ class Sites:
             node.host_cpu_millis is None or cpu <= node.host_cpu_millis
         )
 
-    def _new_gpus(self, devices: Sequence[Device]) -> list[Device]:
-        return [device for device in devices if device.gpu not in self._used_gpus]
-
     def _limits(self, choice: Choice, devices: Sequence[Device]) -> bool:
-        new = len(self._new_gpus(devices))
+        new = sum(not self._on_gpu[device.gpu] for device in devices)
         if not new:
             return True
         power = new * (choice.kind.power_milliwatts or 0)

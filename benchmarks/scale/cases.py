@@ -15,6 +15,7 @@ LABELS = (
     "different",
     "fragile",
     *(f"types-{options}" for options in (1, 3, 8)),
+    *(f"sited-{options}" for options in (1, 3)),
 )
 
 
@@ -30,7 +31,7 @@ class Case:
 
     @property
     def one_gpu_type(self) -> bool:
-        return not self.label.startswith("types")
+        return not self.label.startswith(("types", "sited"))
 
     def bears(self, name: str) -> bool:
         """`small` names small-2 and small-3, `panigrahy` all of its classes."""

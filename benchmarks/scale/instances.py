@@ -9,11 +9,12 @@ import gzip
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from planner.domain.problem import SCHEMA_VERSION, Device, DeviceKind, LatencyBasis, Model, Objective, Option, Problem
+from planner.domain.topology import Domain, Node, Pin, Spread, Survival
 from planner.domain.units import PPM
 from planner.errors import InputError
 
@@ -66,6 +67,25 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sites:
+    """GPUs in nodes of one kind each, nodes in racks one after the other, and rules between devices.
+
+    `node_memory` by kind and `host_memory` by model in the instance's `memory_unit_bytes`. `racks_apart` by model: over
+    so many racks its replicas stand at least. `survives_ppm`: of each model, without any one node. `conflict`: pairs of
+    models; `pinned`: a model, and the place of a device.
+    """
+
+    gpus_per_node: int
+    racks: int
+    node_memory: Sequence[int]
+    host_memory: Column
+    racks_apart: Column
+    survives_ppm: int
+    conflict: Sequence[tuple[int, int]]
+    pinned: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Instance:
     """`optimum`: GPUs of a best plan, known because the instance was built from one."""
 
@@ -79,6 +99,7 @@ class Instance:
     kinds: Sequence[Kind]
     models: Models
     options: Options
+    sites: Sites | None = None
 
 
 def load(path: Path) -> Problem:
@@ -93,6 +114,7 @@ def read(path: Path) -> Instance:
         "kinds": [Kind(**kind) for kind in value["kinds"]],
         "models": Models(**value["models"]),
         "options": Options(**value["options"]),
+        "sites": Sites(**value["sites"]) if value.get("sites") else None,
     }
     return Instance(**(value | parts))
 
@@ -111,6 +133,8 @@ def json_text(instance: Instance) -> str:
         value[part] = {name: _shortest(column) for name, column in value[part].items()}
     options = instance.options
     value["options"] |= {"model": options.model, "busy_ppm": [_shortest(column) for column in options.busy_ppm]}
+    if instance.sites is None:
+        del value["sites"]
     return json.dumps(value, separators=(",", ":")) + "\n"
 
 
@@ -121,19 +145,54 @@ def _shortest(column: Column) -> Column:
 
 
 def problem_of(instance: Instance) -> Problem:
-    return Problem(
+    devices = [
+        Device(id=f"{kind.name}/{i}", gpu=f"{kind.name}/{i}", kind=kind.name)
+        for kind in instance.kinds
+        for i in range(kind.count)
+    ]
+    problem = Problem(
         schema_version=SCHEMA_VERSION,
         periods=tuple(instance.periods),
         models=tuple(_models(instance)),
         kinds=tuple(_kind(kind, instance.memory_unit_bytes) for kind in instance.kinds),
-        devices=tuple(
-            Device(id=f"{kind.name}/{i}", gpu=f"{kind.name}/{i}", kind=kind.name)
-            for kind in instance.kinds
-            for i in range(kind.count)
-        ),
+        devices=tuple(devices),
         options=tuple(_options(instance)),
         objectives=tuple(map(Objective, instance.objectives)),
         max_per_device=instance.max_per_device,
+    )
+    return problem if instance.sites is None else _sited(problem, instance, instance.sites)
+
+
+def _sited(problem: Problem, instance: Instance, sites: Sites) -> Problem:
+    unit = instance.memory_unit_bytes
+    devices: list[Device] = []
+    nodes: list[Node] = []
+    for kind, memory in zip(instance.kinds, sites.node_memory, strict=True):
+        for i in range(kind.count):
+            if i % sites.gpus_per_node == 0:
+                rack = f"rack-{len(nodes) % sites.racks}"
+                nodes.append(Node(name=f"node-{len(nodes)}", rack=rack, host_memory_bytes=memory * unit))
+            gpu = f"{nodes[-1].name}/{i % sites.gpus_per_node}"
+            devices.append(Device(id=gpu, gpu=gpu, kind=kind.name))
+    names = [model.name for model in problem.models]
+    count = len(names)
+    columns = zip(problem.models, _rows(sites.host_memory, count), _rows(sites.racks_apart, count), strict=True)
+    models = tuple(
+        replace(
+            model,
+            host_memory_bytes=memory * unit,
+            spread=(Spread(over=Domain.RACK, at_least=apart),) if apart > 1 else (),
+        )
+        for model, memory, apart in columns
+    )
+    return replace(
+        problem,
+        devices=tuple(devices),
+        nodes=tuple(nodes),
+        models=models,
+        conflict=tuple((names[one], names[other]) for one, other in sites.conflict),
+        pinned=tuple(Pin(model=names[model], gpu=devices[place].gpu) for model, place in sites.pinned),
+        survives=(Survival(domain=Domain.NODE, share_ppm=sites.survives_ppm, models=tuple(names)),),
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from instances import FOLDER, SUFFIX, Instance, Kind, Models, Options, packed
-from make_types import OPTIONS_PER_MODEL, types
+from make_types import OPTIONS_PER_MODEL, sited, types
 
 from planner.domain.units import PPM
 
@@ -64,6 +64,9 @@ def recipes() -> Iterator[Recipe]:
     for options in OPTIONS_PER_MODEL:
         for replicas, models, seeds in ((200, 40, 5), (1_000, 100, 5), (10_000, 300, 3), (100_000, 1_000, 1)):
             yield Recipe(f"types-{options}", replicas, seeds, _bound(types, options, replicas, models))
+    for options in (1, 3):
+        for replicas, models in ((1_000, 100), (10_000, 300)):
+            yield Recipe(f"sited-{options}", replicas, FEW_SEEDS, _bound(sited, options, replicas, models))
 
 
 def _bound(make: Callable[..., Instance], *given: object) -> Callable[[random.Random, str], Instance]:

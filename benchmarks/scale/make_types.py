@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
-from instances import Instance, Kind, Models, Options
+from instances import Instance, Kind, Models, Options, Sites
 
 from planner.domain.units import PPM
 
@@ -16,17 +16,21 @@ UTILIZATION_PPM = 800_000
 SERVER_BASE_MIB = 500
 BACKENDS = {"onnxruntime": 450, "pytorch": 900}  # MiB that a server pays once for each of them
 GPUS_PER_REPLICA = 0.2
+GPUS_PER_NODE, GPUS_PER_RACK = 8, 66
+SURVIVES_PPM = 900_000
 
 
 @dataclass(frozen=True)
 class GpuType:
-    """Memory as in planner/inputs/catalogue.yaml; speed against the L4; price and share of the fleet are made up."""
+    """Memory as in planner/inputs/catalogue.yaml; speed against the L4; price, share of the fleet and what its node has
+    of host memory for each GPU are made up."""
 
     name: str
     memory_gib: float
     speed: float
     usd_per_hour: float
     share: float
+    host_memory_gib: int
 
     @property
     def memory_mib(self) -> int:
@@ -35,11 +39,11 @@ class GpuType:
 
 # The fewer there are of a type that is good value, the more its stock binds: the A100-40 first.
 TYPES = (
-    GpuType("L4", 22.03, 1.0, 0.70, 0.30),
-    GpuType("A10", 22.03, 1.15, 0.85, 0.25),
-    GpuType("A100-40", 39.39, 2.6, 1.30, 0.12),
-    GpuType("A100-80", 79.25, 2.9, 1.90, 0.20),
-    GpuType("H100-80", 79.1, 5.0, 3.00, 0.13),
+    GpuType("L4", 22.03, 1.0, 0.70, 0.30, 16),
+    GpuType("A10", 22.03, 1.15, 0.85, 0.25, 16),
+    GpuType("A100-40", 39.39, 2.6, 1.30, 0.12, 32),
+    GpuType("A100-80", 79.25, 2.9, 1.90, 0.20, 64),
+    GpuType("H100-80", 79.1, 5.0, 3.00, 0.13, 64),
 )
 
 # (instances, batch size) by how many options a model has; demands are counted in replicas of (1, 8).
@@ -88,6 +92,32 @@ def types(rng: random.Random, name: str, options: int, replicas: int, models: in
         ),
         options=_columns([row for i, net in enumerate(networks) for row in _rows(i, net, OPTIONS_PER_MODEL[options])]),
     )
+
+
+def sited(rng: random.Random, name: str, options: int, replicas: int, models: int) -> Instance:
+    """The same in nodes and racks, with rules between devices for every model, and some for one in twenty."""
+    plain = types(rng, name, options, replicas, models)
+    some = rng.sample(range(models), 3 * (models // 20))
+    third = len(some) // 3
+    fleet = sum(kind.count for kind in plain.kinds)
+    carried = {model: [] for model in some[2 * third :]}
+    for model, kind in zip(plain.options.model, plain.options.kind, strict=True):
+        if model in carried and kind not in carried[model]:
+            carried[model].append(kind)
+    starts = [sum(kind.count for kind in plain.kinds[:place]) for place in range(len(plain.kinds) + 1)]
+    pins = [(model, rng.randrange(*starts[kind : kind + 2])) for model, kinds in carried.items()
+            for kind in [rng.choice(kinds)]]  # fmt: skip
+    sites = Sites(
+        gpus_per_node=GPUS_PER_NODE,
+        racks=max(3, fleet // GPUS_PER_RACK),
+        node_memory=[GPUS_PER_NODE * gpu_type.host_memory_gib * 1024 for gpu_type in TYPES],
+        host_memory=[rng.randint(512, 4096) for _ in range(models)],
+        racks_apart=[3 if least >= 2 else 1 for least in plain.models.replicas_min],
+        survives_ppm=SURVIVES_PPM,
+        conflict=list(zip(some[:third], some[third : 2 * third], strict=True)),
+        pinned=pins,
+    )
+    return replace(plain, sites=sites)
 
 
 def _kind(gpu_type: GpuType, gpus: int) -> Kind:

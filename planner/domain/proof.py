@@ -15,6 +15,7 @@ from planner.domain.leaves import priced, refuse_gaps, refuse_worth
 from planner.domain.objectives import natural
 from planner.domain.plan import ObjectiveValue, Plan
 from planner.domain.problem import Objective, Problem
+from planner.domain.relaxation import without_sites
 from planner.domain.room import Room, room_of
 from planner.domain.rows import CERTIFIED, Refused, Rows
 from planner.domain.rules import Rule, Violation
@@ -51,7 +52,7 @@ def examine(problem: Problem, plan: Plan, certificate: Certificate | None) -> Ex
         return Examination(violations=(_violation("certificate.json", text),), proven=())
     proofs = certificate.proofs if certificate is not None else ()
     violations, proven = list(_claims(plan, proofs)), []
-    prover = Prover(Layout(problem, plan.placements()))
+    prover = Prover(Layout(without_sites(problem), plan.placements()))
     for proof in proofs:
         try:
             proven.append(prover.prove(proof))

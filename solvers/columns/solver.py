@@ -11,6 +11,7 @@ from planner.domain.layout import Layout
 from planner.domain.objectives import integer_value, natural
 from planner.domain.plan import ObjectiveValue, Placement, Status
 from planner.domain.problem import Device, Option, Problem
+from planner.domain.relaxation import without_sites
 from solvers.base import Bound, Progress, SolveOptions, SolveResult
 from solvers.bounds import MAIN, NO_BOUND, applies, area_bounds, lexicographic, tighter, unbounded
 from solvers.columns.certifying import Held, proof_of
@@ -20,12 +21,15 @@ from solvers.columns.generation import Relaxed, Task
 from solvers.columns.instance import Instance
 from solvers.columns.master import Cap
 from solvers.columns.search import Costs, Search
-from solvers.greedy import first_plan, takes_a_moment
-from solvers.reduction import Reduction, name_placements
+from solvers.columns.settling import Settling
+from solvers.greedy import PRICES, first_plan, takes_a_moment
+from solvers.reduction import Reduction, is_sited, name_placements
 
 NAME = "columns"
 # Of the time limit, what the search may take; the rest is for later objectives and for writing the plan down.
 SHARE_OF_SEARCH, SHARE_OF_BRIEF = 0.93, 0.85
+# And of that, what a plan with rules between devices gets when its columns are found.
+SHARE_OF_IMPROVING = 0.3
 
 
 class ColumnsSolver:
@@ -80,27 +84,36 @@ class _Run:
     ) -> None:
         self._brief = brief
         self._reduction, self._problem = reduction, reduction.problem
+        # Of rules between devices columns know what these ask for at least; the rest comes when they find their GPUs.
+        self._relaxed = Reduction(without_sites(self._problem)) if is_sited(self._problem) else reduction
+        self._settling: Settling | None = None
         self._options, self._progress, self._started = options, progress, started
         self._deadline = started + options.time_limit_s
         self._compile_s = 0.0
         self._bounds: dict[int, Bound] = {}
+        self._bound = 0
         self._proofs: list[Proof] = []
-        self._infeasible = bool(reduction.hopeless) and not reduction.problem.allow_unserved
+        self._infeasible = bool(self._relaxed.hopeless) and not reduction.problem.allow_unserved
         self.plan = plan
         self.interrupted = False
 
     def all_objectives(self) -> None:
-        if self._infeasible or not self._reduction.groups or not applies(self._problem):
+        if self._infeasible or not self._relaxed.groups or not applies(self._problem):
             return
         ready = compiled(self._deadline - time.monotonic())
         if ready is None:
             self._progress.message("the time limit ended while the search was being compiled for this machine")
-            self.plan = self.plan or first_plan(self._reduction, self._progress)
+            self.plan = self.plan or first_plan(self._reduction, self._progress, self._deadline)
             return
         self._compile_s = ready
-        self._instance = Instance(self._reduction)
+        self._instance = Instance(self._relaxed)
         places = [place for place, o in enumerate(self._problem.objectives) if o in MAIN]
+        if self._relaxed is not self._reduction:
+            price = PRICES[self._problem.objectives[places[0]]]
+            self._settling = Settling(self._reduction, self._instance, price, self._options, self._keep_plan)
         search = self._first(places)
+        if self._settling is not None and self.plan is None and not self._infeasible:
+            self.plan = first_plan(self._reduction, self._progress, self._deadline)
         if self.plan is not None and search.relaxed is not None and self._serves_all(self.plan):
             for number, place in enumerate(places[1:], start=1):
                 self._later(search, place, places[:number])
@@ -125,12 +138,17 @@ class _Run:
         """Search for the first of our objectives, the next one deciding between plans that cost the same."""
         costs = Costs(main=self._costs(places[0]), then=self._costs(places[1]) if len(places) > 1 else ())
         share = SHARE_OF_BRIEF if self._brief else SHARE_OF_SEARCH
-        deadline = self._started + share * self._options.time_limit_s
+        end = self._started + share * self._options.time_limit_s
+        deadline = end if self._settling is None else end - SHARE_OF_IMPROVING * self._options.time_limit_s
         search = Search(self._instance, costs, self._options, deadline, self._keep)
         if self.plan is not None and self._serves_all(self.plan):
             search.offer(columns_of(self._instance, self.plan))
         try:
             search.run(brief=self._brief)
+            if self._settling is not None and search.plan is not None:
+                self._settling.settle(search.plan, end, last=True)
+            if self._settling is not None and self.plan is not None:
+                self._settling.improve(self.plan, search.bound, end, brief=self._brief)
         finally:
             self._conclude(search, places[0])
         return search
@@ -181,10 +199,16 @@ class _Run:
 
     def _keep(self, columns: Sequence[Column], bound: int = 0) -> None:
         """Keep and report a plan that is better in the objectives of the problem. `bound`: of the first of ours."""
-        plan = placements_of(self._instance, columns)
+        self._bound = bound
+        if self._settling is not None:
+            self._settling.settle(columns, self._deadline)
+        else:
+            self._keep_plan(placements_of(self._instance, columns))
+
+    def _keep_plan(self, plan: tuple[Placement, ...]) -> None:
         if self.plan is None or self._key(plan) < self._key(self.plan):
             self.plan = plan
-            self._progress.improved(plan, self._values(plan, bound))
+            self._progress.improved(plan, self._values(plan, self._bound))
 
     def _key(self, plan: Sequence[Placement]) -> tuple[int, ...]:
         return lexicographic(self._problem, Layout(self._problem, plan))
@@ -198,13 +222,14 @@ class _Run:
 
 
 def columns_of(instance: Instance, plan: Sequence[Placement]) -> list[Column]:
-    """The contents of the GPUs in use."""
+    """The contents of the GPUs in use, without options that others beat where no rule is between devices."""
     places = {
         choice.option.id: item for items in instance.items for item, choice in enumerate(items.choices)
     }  # fmt: skip
     on_device: dict[str, list[int]] = {}
     for placement in plan:
-        on_device.setdefault(placement.device, []).append(places[placement.option])
+        if placement.option in places:
+            on_device.setdefault(placement.device, []).append(places[placement.option])
     found = []
     for number, group in enumerate(instance.groups):
         for gpu in group.gpus:
