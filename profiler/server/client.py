@@ -4,6 +4,7 @@ Over gRPC here, over HTTP in `profiler.server.http_client`."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ from planner.domain.serving import Endpoint, Transport
 from planner.errors import InputError, TritonRefused, TritonUnreachable
 
 CALL_TIMEOUT_S = 10.0
+UNLOAD_CALL_TIMEOUT_S = 1.0  # Triton answers at once, before the model is gone
+UNLOAD_POLL_S = 0.02
 # A proxy from the environment must not come between us and our own machine.
 LOCAL_CHANNEL = [("grpc.enable_http_proxy", 0)]
 # Triton says UNAVAILABLE also where it forbids a call.
@@ -105,6 +108,18 @@ class ControlClient:
 
     def unload(self, model: str, timeout_s: float) -> None:
         self._call(f"unload model {model!r}", self._client.unload_model, timeout_s, model)
+
+    def unload_all(self, timeout_s: float) -> None:
+        """Unload every model and wait until the last is gone, or `timeout_s` are over."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            index = self._call("list its models", self._client.get_model_repository_index, UNLOAD_CALL_TIMEOUT_S)
+            for entry in index.models:
+                if entry.state == "READY":
+                    self.unload(entry.name, UNLOAD_CALL_TIMEOUT_S)
+            if not any(entry.state in ("READY", "LOADING", "UNLOADING") for entry in index.models):
+                return
+            time.sleep(UNLOAD_POLL_S)
 
     def statistics(self, model: str) -> Mapping[str, object]:
         call = self._client.get_inference_statistics

@@ -9,7 +9,8 @@ Why not PR_SET_PDEATHSIG on the server alone: the signal comes when the *thread*
 ends, reaches neither the stubs of the Python backend nor their shared memory, and setting it from
 `preexec_fn` forks a process full of gRPC threads. Here it is the second net, for the death of the keeper.
 
-Standard input: one line of JSON (see `Order`), then silence. Standard output: the server's pid on a line.
+Standard input: one line of JSON (see `Order`), then silence until STOP, or KILL where no model
+is left to end. Standard output: the server's pid on a line.
 The exit code is the server's, 128 + n where signal n ended it.
 """
 
@@ -32,6 +33,8 @@ PR_SET_CHILD_SUBREAPER = 36
 PARENT_CHECK_S = 0.5
 POLL_S = 0.02
 EXIT_CANNOT_START = 127
+STOP = b"stop\n"
+KILL = b"kill\n"
 
 
 class Order(TypedDict):
@@ -55,7 +58,7 @@ def main() -> int:
     sys.stdout.flush()
     status = _watch(server, parent, wake)
     if status is None:
-        status = _stop(server, order["grace_s"])
+        status = _stop(server, 0.0 if _read_word() == KILL else order["grace_s"])
     _kill_descendants(server)
     for region in SHARED_MEMORY.glob(f"{order['shm_prefix']}*"):
         region.unlink(missing_ok=True)
@@ -135,6 +138,13 @@ def _reap(server: int) -> int | None:
             if ended[0] == server:
                 return ended[1]
     return None
+
+
+def _read_word() -> bytes:
+    """What our parent said, if it said anything."""
+    said = select.poll()
+    said.register(0, select.POLLIN)
+    return os.read(0, len(KILL)) if said.poll(0) else b""
 
 
 def _stop(server: int, grace_s: float) -> int:

@@ -220,14 +220,26 @@ class LocalTriton:
     def close(self) -> None:
         """Stop the server and wait until its last process is gone. A second call does nothing."""
         atexit.unregister(self.close)
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        client, self._client = self._client, None
+        word = keeper.STOP
+        try:
+            if client is not None:
+                with contextlib.closing(client), contextlib.suppress(ServerError):
+                    # Told to end, Triton looks once a second whether its models are gone, and then waits for
+                    # another until its metrics are. We look more often, and kill what is empty.
+                    if _is_running(self._pid):
+                        client.unload_all(EXIT_TIMEOUT_S)
+                        word = keeper.KILL
+        finally:
+            self._end(word)
+
+    def _end(self, word: bytes) -> None:
+        """Have the keeper end the server, and wait until its last process is gone."""
         assert self._keeper.stdin is not None
         assert self._keeper.stdout is not None
         # A word, not only the end of the pipe: a forked child of ours may still hold its other end open.
         with contextlib.suppress(OSError, ValueError):
-            os.write(self._keeper.stdin.fileno(), b"stop\n")
+            os.write(self._keeper.stdin.fileno(), word)
         with contextlib.suppress(OSError):
             self._keeper.stdin.close()
         try:

@@ -70,5 +70,5 @@ def test_the_time_limit_is_kept(hard: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert time.monotonic() - started < 3 + BESIDE_S
-    assert json.loads((hard / "plan" / "plan.json").read_text())["runtime_s"] < 6
+    assert json.loads((hard / "plan" / "plan.json").read_text())["runtime_s"] < 3 + BESIDE_S
     assert _holds(hard)

@@ -39,12 +39,17 @@ class TritonPythonModel:
         inputs = [pb_utils.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("y", 2 * x)]) for x in inputs]
 """
+FINALIZE = """
+    def finalize(self):
+        open(__file__ + ".finalized", "w").close()
+"""
+LEAVES_A_CHILD = "import subprocess\nsubprocess.Popen(['sleep', '600'], start_new_session=True)\n"
 MODELS = {
     "echo": ECHO,
     "syntax_error": "class TritonPythonModel(:\n",
     "hangs": "import time\nclass TritonPythonModel:\n    def initialize(self, args):\n        time.sleep(600)\n",
     "kills_its_server": "import os\nos.kill(os.getppid(), 9)\n",
-    "leaves_a_child": "import subprocess\nsubprocess.Popen(['sleep', '600'], start_new_session=True)\n" + ECHO,
+    "leaves_a_child": LEAVES_A_CHILD + ECHO + FINALIZE,
 }
 PARENT = """
 import sys, time
@@ -310,13 +315,16 @@ def test_a_broken_connection_may_be_seen_before_the_death(
         server.load("kills_its_server", timeout_s=60)
 
 
-def test_close_leaves_nothing_and_may_be_called_twice(start: Callable[..., LocalTriton]) -> None:
+def test_close_leaves_nothing_and_may_be_called_twice(start: Callable[..., LocalTriton], repository: Path) -> None:
+    finalized = repository / "leaves_a_child" / "1" / "model.py.finalized"
+    finalized.unlink(missing_ok=True)
     server = start(load=["leaves_a_child"])
     own = family(server.pid)
     regions = shm_regions_of(own)
     assert len(own) == 3, "server, stub, and the child that left their group"
     assert len(regions) == 1
     server.close()
+    assert finalized.exists(), "models end in peace, though the emptied server is killed"
     assert not [pid for pid in own if is_alive(pid)]
     assert not regions & shm_regions()
     server.close()

@@ -41,6 +41,7 @@ def test_cores() -> None:
         ("gpu:1:0", "A100-80/1g.10gb", MIG_1G),
         (MIG_3G, "A100-80/3g.40gb", MIG_3G),
     ],
+    ids=["place", "uuid", "mig place", "mig uuid"],  # the simulated UUIDs differ in each process
 )
 def test_gpus_are_named_by_place_or_uuid_and_pinned_by_uuid(
     gpus_here: SimulatedNvml, name: str, type_name: str, uuid: str
