@@ -1,4 +1,4 @@
-"""Options worth something on a device, as its search handles them: grouped by model, the useless ones left out.
+"""Options worth something on a device, as its search handles them: by exclusive group, the useless ones left out.
 
 What an option needs stands in one long whole number, so that one subtraction compares all resources.
 """
@@ -107,15 +107,15 @@ def candidates_of(room: Room, values: Mapping[str, int]) -> Candidates:
             raise NotSettled(f"any number of replicas of {place.option.id!r} fits on one {room.kind.name}")
     scale = tuple(max(1, *limits) for limits in zip(*(place.limit for place in places), strict=True))
     packing = Packing(len(scale), max(scale, default=1))
-    of_model: dict[str, list[_Offer]] = {}
+    of_group: dict[str, list[_Offer]] = {}
     for place in places:
         offer = _Offer(place, values[place.option.id], packing.need(place.use, place.limit), [place.option.id])
-        of_model.setdefault(place.option.model, []).append(offer)
-    groups = _merged({model: _undominated(row, room, packing) for model, row in of_model.items()})
+        of_group.setdefault(room.group[place.option.model], []).append(offer)
+    groups = _merged({name: _undominated(row, room, packing) for name, row in of_group.items()})
     unit = max((offer.value for _, row in groups for offer in row), default=1)
     return Candidates(
         all=tuple(_candidate(o, group, unit, scale) for group, (_, row) in enumerate(groups) for o in row),
-        left=tuple(_replicas_left(room, model, row) for model, row in groups),
+        left=tuple(_replicas_left(room, name, row) for name, row in groups),
         packing=packing,
         unit=unit,
         scale=scale,
@@ -123,7 +123,7 @@ def candidates_of(room: Room, values: Mapping[str, int]) -> Candidates:
 
 
 def _undominated(row: Sequence[_Offer], room: Room, packing: Packing) -> list[_Offer]:
-    """Offers of one model without those that another one could replace anywhere, at no less value."""
+    """Offers of one group without those that another one could replace anywhere, at no less value."""
     kept: list[_Offer] = []
     for offer in sorted(row, key=lambda o: (-o.value, o.need)):
         least = offer.need | packing.guards
@@ -140,22 +140,22 @@ def _overhead(room: Room, offer: _Offer) -> int:
     return room.overheads[offer.place.option.backend]
 
 
-def _merged(of_model: Mapping[str, list[_Offer]]) -> list[tuple[str, list[_Offer]]]:
-    """One entry per group, with (one of) its models: models with a single offer of the same numbers are one group."""
+def _merged(of_group: Mapping[str, list[_Offer]]) -> list[tuple[str, list[_Offer]]]:
+    """Groups with a single offer of the same numbers become one, under (one of) their names."""
     groups: dict[object, tuple[str, list[_Offer]]] = {}
-    for model, row in of_model.items():
-        key = row[0].numbers if len(row) == 1 else model
+    for name, row in of_group.items():
+        key = row[0].numbers if len(row) == 1 else name
         if key in groups:
             groups[key][1][0].options += row[0].options
         else:
-            groups[key] = model, row
+            groups[key] = name, row
     return list(groups.values())
 
 
-def _replicas_left(room: Room, model: str, row: Sequence[_Offer]) -> int:
+def _replicas_left(room: Room, name: str, row: Sequence[_Offer]) -> int:
     if len(row) == 1:
         return row[0].most * len(row[0].options)
-    most = room.most_of_model[model]
+    most = room.most_of_group[name]
     return sum(offer.most for offer in row) if most is None else most
 
 

@@ -15,12 +15,13 @@ from planner.domain.topology import Domain
 def without_sites(problem: Problem) -> Problem:
     """The problem without the rules between devices, but with the capacity and the replicas that these imply.
 
-    A replica over several GPUs becomes a part on each.
+    `conflict` stays: a search of one device knows of it, at least of some pairs (`exclusive_groups`). A replica over
+    several GPUs becomes a part on each.
     """
     asked = _Asked(problem)
     models = tuple(map(asked.of, problem.models))
     options = tuple(replace(o, gpus=1, capacity_mrps=-(-o.capacity_mrps // o.gpus)) for o in problem.options)
-    return replace(problem, models=models, options=options, conflict=(), together=(), pinned=(), survives=(), limits=())
+    return replace(problem, models=models, options=options, together=(), pinned=(), survives=(), limits=())
 
 
 class _Asked:

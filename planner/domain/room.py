@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from planner.domain.conflicts import exclusive_groups
 from planner.domain.limits import Limits, limits_of
 from planner.domain.problem import DeviceKind, Option, Problem
 
@@ -34,15 +35,16 @@ class Room:
     """A device kind with the options that keep every rule alone on it, and those of them that can stand beside others.
 
     The first resource is memory without the server's base; `overheads` is what each backend takes of it once.
-    `most_of_model`: replicas of a model that are of use on one device: where replicas can be taken away
-    without loss, a plan without them needs no more GPUs. None: any number.
+    `group`: by model, its exclusive group. `most_of_group`: replicas of it that are of use on one device: where
+    replicas can be taken away without loss, a plan without them needs no more GPUs. None: any number.
     """
 
     kind: DeviceKind
     alone: tuple[Option, ...]
     shared: tuple[Place, ...]
     overheads: Mapping[str, int]
-    most_of_model: Mapping[str, int | None]
+    group: Mapping[str, str]
+    most_of_group: Mapping[str, int | None]
 
 
 def room_of(problem: Problem, kind: DeviceKind) -> Room:
@@ -54,6 +56,10 @@ def room_of(problem: Problem, kind: DeviceKind) -> Room:
     for m in problem.models:
         of_model = [needed[option.id] for option, _ in usable if option.model == m.name]
         most[m.name] = _least([problem.max_per_device, m.replicas_max, max(of_model, default=0)])
+    group = exclusive_groups(problem)
+    members: dict[str, list[int | None]] = {}
+    for name, whole in group.items():
+        members.setdefault(whole, []).append(most[name])
     rows = [_memory(kind, usable), *_busy(kind, usable), *_felt(kind, usable)]
     places = [_place(option, [row[i] for row in rows], overheads, _least([most[option.model], needed[option.id]]))
               for i, (option, _) in enumerate(usable)]  # fmt: skip
@@ -63,7 +69,8 @@ def room_of(problem: Problem, kind: DeviceKind) -> Room:
         alone=tuple(option for option, _ in usable if needed[option.id]),
         shared=tuple(place for place in limited if place.most is None or place.most > 0),
         overheads=overheads,
-        most_of_model=most,
+        group=group,
+        most_of_group={whole: None if None in row else max(n or 0 for n in row) for whole, row in members.items()},
     )
 
 

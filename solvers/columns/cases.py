@@ -151,7 +151,7 @@ def _regrets(items: Ints, model: Ints, value: Floats, share: Floats, prices: Flo
 
 @dataclass(slots=True, eq=False)
 class Case:
-    """`items` by model; `upper` [resources] what the residents may take; `present` backends have paid, `open` ones may.
+    """`items` by group; `upper` [resources] what the residents may take; `present` backends have paid, `open` ones may.
 
     `taken` [resources]: what the relaxed content takes, in parts of a device.
     """
@@ -180,14 +180,14 @@ class Cases:
         self._prices = np.full(len(items.capacity), 1 / len(items.capacity))
 
     @cached_property
-    def _by_model(self) -> Ints:
-        return np.argsort(self._items.model, kind="stable")
+    def _by_group(self) -> Ints:
+        return np.argsort(self._items.group, kind="stable")
 
     def root(self, candidates: Ints, value: Floats, most: Ints, goal: float) -> Case | None:
         """The case that holds for all contents; None where none is worth more than `goal`."""
         wanted = np.zeros(len(self._items.model), np.bool_)
         wanted[candidates] = True
-        items = self._by_model[wanted[self._by_model]]
+        items = self._by_group[wanted[self._by_group]]
         whole = Case(np.inf, items, self._items.capacity, (), self._costly, self._prices, self._prices)
         case = self.relaxed(whole, value, most, goal, FIRST_STEPS)
         if case is not None:
@@ -239,7 +239,7 @@ class Cases:
             return None
         capacity = np.maximum(room / items.capacity, NOTHING)
         prices, taken, regret = case.prices.copy(), np.empty(len(capacity)), np.empty(len(case.items))
-        bound = relax(case.items, items.model, most, self._per_model, value, self._share, capacity, prices, goal,
+        bound = relax(case.items, items.group, most, self._per_model, value, self._share, capacity, prices, goal,
                       steps, taken, regret)  # fmt: skip
         if bound <= goal:
             return None

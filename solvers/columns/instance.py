@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.domain.conflicts import exclusive_groups
 from planner.domain.problem import Device, DeviceKind, Objective
 from planner.domain.units import PPM
 from solvers.columns.column import Column, Content
@@ -23,7 +24,8 @@ UNLIMITED = 2**62
 @dataclass(frozen=True, slots=True, eq=False)
 class Items:
     """The choices of one device kind. [items, resources]: `use`, `limit`; [resources]: `capacity`;
-    [items]: `capacity_mrps`, requests that a replica serves, and `model`, its place in the problem.
+    [items]: `capacity_mrps`, requests that a replica serves, `model`, its place in the problem, and `group`, one for
+    all models of an exclusive group.
 
     `alone`: items that stand on a device of this kind only without others. `overhead` is by backend, in bytes
     of resource 0, 0 where it is already taken off the capacity.
@@ -36,6 +38,7 @@ class Items:
     capacity: Ints
     capacity_mrps: Ints
     model: Ints
+    group: Ints
     backend: Ints
     overhead: Ints
     alone: NDArray[np.bool_]
@@ -92,6 +95,7 @@ class Instance:
         self.reduction = reduction
         self.problem = reduction.problem
         self.model_index = {model.name: place for place, model in enumerate(self.problem.models)}
+        self._group = exclusive_groups(self.problem)
         names = [kind.name for kind in self.problem.kinds if reduction.by_kind[kind.name]]
         self.items = tuple(self._items(self.problem.kind_by_name[name]) for name in names)
         places = {name: place for place, name in enumerate(names)}
@@ -175,6 +179,7 @@ class Instance:
             capacity=np.array([max(1, r.capacity) for r in resources], np.int64),
             capacity_mrps=np.array([choice.capacity_mrps for choice in choices], np.int64),
             model=np.array([self.model_index[c.option.model] for c in choices], np.int64),
+            group=np.array([self.model_index[self._group[c.option.model]] for c in choices], np.int64),
             backend=np.array([backends.index(c.option.backend) for c in choices], np.int64),
             overhead=np.array(overhead, np.int64),
             alone=np.array([busy > kind.utilization_ppm for busy in busiest], np.bool_),

@@ -144,12 +144,12 @@ class Pricer:
         capacity, overhead = self._cases[kind].room(case.upper, case), items.overhead.copy()
         overhead[list(case.present)] = 0
         prices = np.maximum(case.prices, LEAST_WEIGHT) / items.capacity
-        by = rank(case.items, items.model, most, value, items.use @ prices + LEAST_WEIGHT)
+        by = rank(case.items, items.group, most, value, items.use @ prices + LEAST_WEIGHT)
         starts = _seeds(by, seeds, rng)
         rows = IMPROVEMENTS_KEPT + len(starts)
         contents, worth = np.empty((rows, DEEPEST), np.int64), np.empty(rows)
         kept, bound = search(
-            items.use, items.limit, capacity, items.model, items.backend, overhead, most, self._instance.per_model,
+            items.use, items.limit, capacity, items.group, items.backend, overhead, most, self._instance.per_model,
             value, prices, by.first, by.options, by.rank, by.step_value, by.step_weight, by.copies, by.item,
             by.places, starts, nodes, effort.nodes_of_seed, floor, effort.slack, contents, worth,
         )  # fmt: skip

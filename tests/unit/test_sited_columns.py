@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from planner.domain.check import check_placements
+from planner.domain.conflicts import exclusive_groups
 from planner.domain.problem import Device, Objective, Problem
 from planner.domain.relaxation import without_sites
 from planner.domain.rules import Rule
@@ -200,6 +201,30 @@ def test_a_certificate_counts_what_the_rules_between_devices_imply() -> None:
     assert violations_of_proofs(subject, replace(result, proofs=raised)) != []
     weaker = replace(subject, survives=())
     assert violations_of_proofs(weaker, result) != []
+
+
+def test_models_in_conflict_form_disjoint_groups_all_of_which_are_in_conflict() -> None:
+    pairs = (("a", "b"), ("b", "c"), ("a", "c"), ("c", "d"), ("e", "d"))
+    subject = problem([model(n) for n in "abcdef"], [option(n) for n in "abcdef"], conflict=pairs)
+    assert exclusive_groups(subject) == {"a": "b", "b": "b", "c": "b", "d": "d", "e": "d", "f": "f"}
+    several = replace(subject, max_per_device=2)
+    assert all(name == group for name, group in exclusive_groups(several).items())
+
+
+def test_conflicts_count_in_columns_and_certificates() -> None:
+    """Halves of a GPU, that go together by two unless they are in conflict: six of three models fill two GPUs each."""
+    pairs = (("a", "b"), ("b", "c"), ("a", "c"))
+    subject = problem(
+        [model(name, 2000) for name in "abcd"],
+        [option(name, "t0", memory_bytes=6) for name in "abcd"],
+        kinds=[kind("t0")],
+        fleet=fleet_of(3, 4),
+        conflict=pairs,
+    )
+    result = registry.solve(subject, SolveOptions(time_limit_s=10, iterations=2, workers=1), Progress(), name="columns")
+    assert result.bounds[0].certified == 6
+    assert violations_of_proofs(subject, result) == []
+    assert violations_of_proofs(replace(subject, conflict=pairs[:1]), result) != []
 
 
 def test_cordoned_gpus_and_domains_that_no_option_can_use_do_not_help_to_survive() -> None:
