@@ -1,14 +1,17 @@
-"""How long a batch takes, from a configuration's busy time at several loads."""
+"""How long a batch takes, from a configuration's busy time at several loads, and what a request takes besides."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from planner.domain.problem import BatchTime
 from planner.domain.profile import ProfileRow
+from planner.domain.serving import LoadMode
 
 # Executed batches that differ by less say nothing of what one more inference takes.
 LEAST_SPREAD = 1.2
+# Busier than this, latency says more of the queue than of what is besides.
+LIGHT = 0.3
 _NS = 1e9
 
 
@@ -19,24 +22,43 @@ def batch_time(rows: Sequence[ProfileRow], *, batches: bool) -> BatchTime | None
     time over executions is that mean. So points whose executed batches differ give both. Where nothing is
     batched the saturated rate alone would do: there the device is busy all the time.
     """
-    points = sorted(_points(rows, batches=batches))
+    usable = [row for row in rows if row.is_planned and row.rate_rps]
+    points = sorted(_points(usable, batches=batches))
     if not points:
         return None
     if not batches:
-        mean = len(points) / sum(1 / seconds for _, seconds in points)
-        return BatchTime(round(mean * _NS), 0)
-    if points[-1][0] < LEAST_SPREAD * points[0][0]:
+        fixed_s, each_s = len(points) / sum(1 / seconds for _, seconds in points), 0.0
+    elif points[-1][0] < LEAST_SPREAD * points[0][0]:
         return None
-    fixed_s, each_s = _fitted(points)
-    return BatchTime(round(fixed_s * _NS), round(each_s * _NS))
+    else:
+        fixed_s, each_s = _fitted(points)
+    light = [row for row in usable if row.load is LoadMode.OPEN and (row.busy or 1.0) <= LIGHT]
+    first = min(light, key=lambda row: row.rate_rps or 0.0, default=None)
+    besides = () if first is None else _besides_ns(first, fixed_s, each_s, batches=batches)
+    return BatchTime(round(fixed_s * _NS), round(each_s * _NS), besides)
 
 
-def _points(rows: Iterable[ProfileRow], *, batches: bool) -> Iterable[tuple[float, float]]:
+def _besides_ns(row: ProfileRow, fixed_s: float, each_s: float, *, batches: bool) -> tuple[tuple[int, int], ...]:
+    """What a lightly loaded point's latency is above its execution, the queue delay and what M/D/1 waits there."""
+    execution_s = fixed_s + each_s * ((row.executed_batch_mean if batches else None) or row.request_batch_size)
+    delay_s = (row.queue_delay_us or 0) / 1e6 if batches else 0.0
+    found: list[tuple[int, int]] = []
+    for percentile in (50, 90, 95, 99):
+        latency_ms: float | None = getattr(row, f"latency_p{percentile}_ms")
+        if latency_ms is not None:
+            beyond, busy = 1 - percentile / 100, row.busy or 0.0
+            # Of few that wait, the share `busy` does, each for what is left of one execution.
+            waited_s = execution_s * (1 - beyond / busy) if row.instances == 1 and beyond < busy else 0.0
+            above_ns = round((latency_ms / 1e3 - execution_s - delay_s - waited_s) * _NS)
+            found.append((percentile, max(above_ns, found[-1][1] if found else 0)))
+    return tuple(found)
+
+
+def _points(rows: Sequence[ProfileRow], *, batches: bool) -> Iterator[tuple[float, float]]:
     """(mean executed batch, device's seconds per execution) of every load point that tells both."""
-    usable = [row for row in rows if row.is_planned and row.rate_rps]
-    saturated = max((row.rate_rps or 0.0 for row in usable), default=0.0)
-    known = any(row.busy is not None for row in usable)
-    for row in usable:
+    saturated = max((row.rate_rps or 0.0 for row in rows), default=0.0)
+    known = any(row.busy is not None for row in rows)
+    for row in rows:
         executed = row.executed_batch_mean if batches else float(row.request_batch_size)
         busy = row.busy if known else 1.0 if row.rate_rps == saturated else None
         if executed and busy and row.inferences_per_s:

@@ -135,10 +135,15 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class BatchTime:
-    """The device's time that an execution of n inferences takes alone: `fixed_ns + n * each_ns`."""
+    """The device's time that an execution of n inferences takes alone: `fixed_ns + n * each_ns`.
+
+    `besides_ns`: pairs of a percentile and what a request alone takes at it beside waiting and its execution; empty
+    where that is not known.
+    """
 
     fixed_ns: int
     each_ns: int
+    besides_ns: tuple[tuple[int, int], ...] = later(())
 
 
 @dataclass(frozen=True, kw_only=True)

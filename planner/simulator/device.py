@@ -67,3 +67,18 @@ def poisson(rate_rps: float, seconds: float, rng: np.random.Generator) -> Floats
     """Arrivals of a Poisson process, ascending."""
     times: Floats = np.sort(rng.uniform(0.0, seconds, rng.poisson(rate_rps * seconds)))
     return times
+
+
+def besides_s(quantiles: Sequence[tuple[int, float]], count: int, rng: np.random.Generator) -> Floats:
+    """What each of so many requests takes besides: drawn between the percentiles as an exponential tail is, and at
+    least the lowest. Nothing without percentiles."""
+    if not quantiles:
+        return np.zeros(count)
+    place = rng.exponential(1.0, count)
+    places = -np.log1p(-np.array([percentile for percentile, _ in quantiles]) / 100)
+    seconds = np.array([value for _, value in quantiles])
+    drawn: Floats = np.interp(place, places, seconds)
+    if len(seconds) > 1:
+        slope = (seconds[-1] - seconds[-2]) / (places[-1] - places[-2])
+        drawn += slope * np.maximum(0.0, place - places[-1])
+    return drawn

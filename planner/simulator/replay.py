@@ -24,7 +24,7 @@ from planner.domain.verification import (
 )
 from planner.errors import InputError
 from planner.plan_files import plan_digest
-from planner.simulator.device import Served, Stream, poisson, simulate
+from planner.simulator.device import Served, Stream, besides_s, poisson, simulate
 from planner.simulator.kernel import Floats
 from planner.verify_judge import Latency, Seen, Usage, device_verification, too_few
 from planner.verify_traffic import DeviceTraffic, ReplicaTraffic, device_traffic, traffic_at
@@ -130,7 +130,11 @@ class _Run:
             return device_verification(planned, traffic, 0.0, {}, Usage(), None)
         streams = [stream_of(replica.option, arrivals[replica.id]) for replica in traffic.driven]
         served, busy = simulate(streams, _weights(loaded, traffic.driven), start_s, start_s + seconds)
-        seen = {r.id: _seen(r, one, seconds) for r, one in zip(traffic.driven, served, strict=True)}
+        seen = {}
+        for number, (replica, one) in enumerate(zip(traffic.driven, served, strict=True)):
+            rng = np.random.default_rng([self._settings.seed, place, number, 1])
+            latency_s = one.latency_s + besides_s(_besides(replica.option), len(one.latency_s), rng)
+            seen[replica.id] = _seen(replica, one, latency_s, seconds)
         usage = Usage(
             busy=busy,
             busy_by_model={r.model: one.work_s / seconds for r, one in zip(traffic.driven, served, strict=True)},
@@ -192,12 +196,17 @@ def _weights(loaded: LoadedDevice, driven: Sequence[ReplicaTraffic]) -> list[lis
     return [[kappa[own][other] / PPM for other in classes] for own in classes]
 
 
-def _seen(replica: ReplicaTraffic, served: Served, seconds: float) -> Seen:
-    count = len(served.latency_s)
-    ordered = np.sort(served.latency_s)
+def _besides(option: Option) -> list[tuple[int, float]]:
+    known = () if option.batch_time is None else option.batch_time.besides_ns
+    return [(percentile, value_ns / _NS) for percentile, value_ns in known]
+
+
+def _seen(replica: ReplicaTraffic, served: Served, latency_s: Floats, seconds: float) -> Seen:
+    count = len(latency_s)
+    ordered = np.sort(latency_s)
     bound_ms = replica.bound_ms
     doubt = too_few(replica.percentile, count, seconds)
-    own = None if doubt else _quantile(served.latency_s, ordered, replica.percentile)
+    own = None if doubt else _quantile(latency_s, ordered, replica.percentile)
     late = f"{served.waiting:,} of {count:,} requests were not answered at the end: the queue grows"
     return Seen(
         completed=count,
@@ -208,7 +217,7 @@ def _seen(replica: ReplicaTraffic, served: Served, seconds: float) -> Seen:
         failures=late if served.waiting > UNANSWERED * count else None,
         simulated=SimulatedModel(
             latencies=tuple(
-                _quantile(served.latency_s, ordered, percent) for percent in SHOWN if count >= samples_needed(percent)
+                _quantile(latency_s, ordered, percent) for percent in SHOWN if count >= samples_needed(percent)
             ),
             throughput_rps=served.requests / seconds,
             executed_batch_mean=_executed(replica.option, served),

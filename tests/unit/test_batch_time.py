@@ -9,6 +9,7 @@ import pytest
 from planner.batch_time import batch_time
 from planner.domain.problem import BatchTime
 from planner.domain.profile import ProfileRow
+from planner.domain.serving import LoadMode
 
 
 def row(rate_rps: float, busy: float | None, batch: float | None = None, **changes: object) -> ProfileRow:
@@ -49,3 +50,27 @@ def test_without_batching_busy_time_over_requests_is_it() -> None:
     # The saturated rate, where busy time was not measured: there the device is always busy.
     assert batch_time([row(10, None), row(50, None)], batches=False) == BatchTime(20_000_000, 0)
     assert batch_time([row(10, None, 4)], batches=True) is None
+
+
+def light(**changes: object) -> ProfileRow:
+    """A tenth busy with 10 ms, so that one in ten waits: p95 half of it, p99 nine tenths."""
+    known: dict[str, object] = {"latency_p50_ms": 12.0, "latency_p95_ms": 20.0, "latency_p99_ms": 23.0}
+    return row(10, 0.1, **{"load": LoadMode.OPEN, **known, **changes})
+
+
+def test_what_a_light_load_takes_above_execution_and_waiting_is_besides() -> None:
+    found = batch_time([light(), row(50, 0.5, load=LoadMode.OPEN, latency_p50_ms=99.0)], batches=False)
+    assert found == BatchTime(10_000_000, 0, ((50, 2_000_000), (95, 5_000_000), (99, 5_000_000)))
+    # Two instances: the tenth that would wait does not.
+    found = batch_time([light(instances=2)], batches=False)
+    assert found == BatchTime(10_000_000, 0, ((50, 2_000_000), (95, 10_000_000), (99, 13_000_000)))
+    # The batch waits for its delay whatever the load.
+    batched = [light(executed_batch_mean=1.0, queue_delay_us=1500), row(40, 0.2, 2.0)]
+    found = batch_time(batched, batches=True)
+    assert found is not None
+    assert found.besides_ns[0] == (50, 500_000)
+
+
+def test_a_closed_loop_or_a_heavy_load_tells_nothing_of_besides() -> None:
+    for one in (light(load=LoadMode.CLOSED), row(50, 0.5, load=LoadMode.OPEN, latency_p50_ms=99.0)):
+        assert batch_time([one], batches=False) == BatchTime(10_000_000, 0)

@@ -58,6 +58,16 @@ def test_a_plan_is_played_at_its_rates() -> None:
     assert a.within == 1.0
 
 
+def test_what_is_besides_the_device_comes_on_top() -> None:
+    with_more = two_devices(batch_time=BatchTime(3_000_000, 0, ((50, 2_000_000),)))
+    for bare, more in zip(simulated(requests=20_000), simulated(with_more, requests=20_000), strict=True):
+        assert bare.simulated is not None
+        assert more.simulated is not None
+        for one, other in zip(bare.simulated.latencies, more.simulated.latencies, strict=True):
+            assert other.value_ms == pytest.approx(one.value_ms + 2.0)
+        assert more.busy_measured == bare.busy_measured
+
+
 def test_the_seed_alone_decides_whatever_else_is_simulated() -> None:
     planned = two_devices()
     settings = ReplaySettings(requests=5_000, seed=7)

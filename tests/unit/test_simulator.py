@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.simulator.device import Stream, poisson, simulate
+from planner.simulator.device import Stream, besides_s, poisson, simulate
 
 
 def stream(arrivals_s: object, **changes: object) -> Stream:
@@ -124,3 +124,14 @@ def test_poisson_arrivals_follow_their_seed() -> None:
     assert list(one) == sorted(one)
     gaps = np.diff(one)
     assert (len(one), gaps.mean(), gaps.std()) == pytest.approx((10_000, 0.02, 0.02), rel=0.05)
+
+
+def test_what_is_besides_has_the_percentiles_it_was_given() -> None:
+    rng = np.random.default_rng(3)
+    drawn = besides_s([(50, 1.0), (90, 2.0), (99, 5.0)], 400_000, rng)
+    assert np.percentile(drawn, [50, 90, 99]) == pytest.approx([1.0, 2.0, 5.0], rel=0.03)
+    # Beyond the last one as an exponential tail: three more per tenfold rarer.
+    assert np.percentile(drawn, 99.9) == pytest.approx(8.0, rel=0.05)
+    assert drawn.min() == 1.0
+    assert list(besides_s([(95, 0.5)], 3, rng)) == [0.5] * 3
+    assert list(besides_s([], 2, rng)) == [0.0, 0.0]
