@@ -22,12 +22,11 @@ def promising(
     option: Option, model: Model, ensembles: Sequence[Ensemble], curves: Curves, settings: Settings
 ) -> Iterator[Option]:
     """The option once per stretch that keeps every bound, with its limits cut to it; none where calls are unknown."""
-    delay = option.queue_delay_us or 0
     most = None
     for ensemble in ensembles:
         depth = next(member.depth for member in ensemble.members if member.model == model.name)
         points, _ = curves[ensemble.call_percentile]
-        reach = largest_stretch(points, option.capacity_mrps, (ensemble.bound_us or 0) // depth, delay)
+        reach = largest_stretch(points, option.capacity_mrps, (ensemble.bound_us or 0) // depth)
         if reach is None:
             return
         most = reach if most is None else min(most, reach)
@@ -41,7 +40,7 @@ def promising(
         promises = [
             Promise(percentile, latency, tuple(points))
             for percentile, (points, _) in sorted(curves.items())
-            if (latency := dilated_us(points, option.capacity_mrps, phi, delay)) is not None
+            if (latency := dilated_us(points, option.capacity_mrps, phi)) is not None
         ]
         if len(promises) == len(curves):
             yield replace(

@@ -266,7 +266,7 @@ def _option_at(
     row = configuration.first
     tolerance_ppm, max_others = PPM, None
     if model.latency_bound_us is not None:
-        phi = largest_stretch(curve, rate_mrps, model.latency_bound_us, row.queue_delay_us or 0)
+        phi = largest_stretch(curve, rate_mrps, model.latency_bound_us)
         if phi is None:
             return None
         borne = tolerance(phi, optimistic=settings.optimistic_latency)

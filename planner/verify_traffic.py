@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from planner.domain.ensemble import Serve
 from planner.domain.ensemble_rules import call_latencies, served_by_device
-from planner.domain.latency import CurvePoint, dilated_us, stretch
+from planner.domain.latency import Curve, dilated_us, expected_us, stretch
 from planner.domain.layout import Layout, LoadedDevice, Placed
 from planner.domain.plan import Plan, Replica
 from planner.domain.problem import Option, Problem
@@ -20,7 +20,7 @@ from planner.domain.units import PPM, demand_mrps
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaTraffic:
     """One replica at the rate it is driven at. `busy` and the latencies are predicted at that rate, beside
-    neighbours at theirs: `promised_ms` as the plan promises, `expected_ms` by the fast limit alone.
+    neighbours at theirs: `promised_ms` as the plan promises, `expected_ms` by the fast limit alone, between points.
     `backend_bytes` is the memory of its backend, which the plan counts once per server. `through_rps` of its rate
     are calls that the server makes itself, for an ensemble."""
 
@@ -137,8 +137,8 @@ def _replica(
         percentile=objective.percentile,
         bound_ms=objective.bound_ms,
         busy=float(_own_busy_ppm(placed, rates[place])) / PPM,
-        promised_ms=_latency_ms(loaded, objective.curve, place, rates, optimistic=optimistic),
-        expected_ms=_latency_ms(loaded, objective.curve, place, rates, optimistic=True),
+        promised_ms=_latency_ms(dilated_us, loaded, objective.curve, place, rates, optimistic=optimistic),
+        expected_ms=_latency_ms(expected_us, loaded, objective.curve, place, rates, optimistic=True),
         backend_bytes=loaded.kind.backend_overhead_bytes.get(placed.option.backend or "", 0),
         through_rps=sum(e.rate_rps * e.calls.get(placed.option.model, 0) for e in ensembles),
     )
@@ -147,7 +147,7 @@ def _replica(
 class _Objective(NamedTuple):
     percentile: int | float
     bound_ms: float | None
-    curve: Sequence[CurvePoint]
+    curve: Curve
 
 
 def _objective(problem: Problem, option: Option) -> _Objective:
@@ -179,7 +179,13 @@ def _own_busy_ppm(placed: Placed, rate_rps: float) -> Fraction:
 
 
 def _latency_ms(
-    loaded: LoadedDevice, curve: Sequence[CurvePoint], place: int, rates: Sequence[float], *, optimistic: bool
+    law: Callable[[Curve, int, Fraction], int | None],
+    loaded: LoadedDevice,
+    curve: Curve,
+    place: int,
+    rates: Sequence[float],
+    *,
+    optimistic: bool,
 ) -> float | None:
     """None where nothing was measured at this rate, or the neighbours leave no time."""
     own = loaded.replicas[place].option
@@ -189,7 +195,7 @@ def _latency_ms(
     phi = stretch(ceil(busy / PPM), sum(p.option.instances for p, _ in others), optimistic=optimistic)
     if phi is None:
         return None
-    latency_us = dilated_us(curve, _mrps(rates[place]), phi, own.queue_delay_us or 0)
+    latency_us = law(curve, _mrps(rates[place]), phi)
     return None if latency_us is None else latency_us / 1000
 
 

@@ -3,7 +3,10 @@
 Alone a replica has a measured curve p(rate). Neighbours stretch its service times by phi >= 1, and a queue
 whose services are stretched by phi is the same queue with a slower clock:
 
-    p at rate r = queue_delay + phi * (p_alone(phi * r) - queue_delay)
+    p at rate r = phi * p_alone(phi * r)
+
+A batcher's queue delay is stretched too, though its clock does not slow down: alone it hides that a request would have
+waited for the batch before, and that wait is stretched.
 
 All quantities are integers (mrps, us, ppm) or exact fractions, so that check and solver agree to the last bit.
 """
@@ -30,13 +33,7 @@ class CurvePoint:
 Curve = Sequence[CurvePoint]
 
 
-def _stretch(latency_us: int, phi: Fraction, queue_delay_us: int) -> Fraction:
-    # A request that left before its delay ran out waited less than the delay; then all of it may be service.
-    delay = queue_delay_us if latency_us > queue_delay_us else 0
-    return delay + phi * (latency_us - delay)
-
-
-def dilated_us(curve: Curve, rate_mrps: int, phi: Fraction, queue_delay_us: int = 0) -> int | None:
+def dilated_us(curve: Curve, rate_mrps: int, phi: Fraction) -> int | None:
     """Latency at `rate_mrps` stretched by `phi`; None past the last stable point, where nothing is known.
 
     `curve` is sorted by rate; it is read as a step function: the largest latency among the points up to and
@@ -44,21 +41,35 @@ def dilated_us(curve: Curve, rate_mrps: int, phi: Fraction, queue_delay_us: int 
     """
     if phi < 1:
         raise InputError(f"a stretch must be at least 1, got {phi}")
-    worst = Fraction(0)
+    worst = 0
     for point in curve:
-        worst = max(worst, _stretch(point.latency_us, phi, queue_delay_us))
+        worst = max(worst, point.latency_us)
         if point.rate_mrps >= phi * rate_mrps:
-            return ceil(worst)
+            return ceil(phi * worst)
     return None
 
 
-def largest_stretch(curve: Curve, rate_mrps: int, bound_us: int, queue_delay_us: int = 0) -> Fraction | None:
+def expected_us(curve: Curve, rate_mrps: int, phi: Fraction) -> int | None:
+    """What `dilated_us` promises, without its steps: straight between the points, never falling, and as unknown past
+    the last one. Where latency levels off, a curve lies above its chord, so this is no promise."""
+    before = CurvePoint(0, 0)
+    for point in curve:
+        here = CurvePoint(point.rate_mrps, max(point.latency_us, before.latency_us))
+        if here.rate_mrps >= phi * rate_mrps:
+            if not before.latency_us:
+                return ceil(phi * here.latency_us)
+            share = (phi * rate_mrps - before.rate_mrps) / (here.rate_mrps - before.rate_mrps)
+            return ceil(phi * (before.latency_us + share * (here.latency_us - before.latency_us)))
+        before = here
+    return None
+
+
+def largest_stretch(curve: Curve, rate_mrps: int, bound_us: int) -> Fraction | None:
     """The largest phi at which `rate_mrps` keeps `bound_us`; None where it does not keep it even alone."""
     best: Fraction | None = None
     limit: Fraction | None = None
     for point in curve:
-        delay = queue_delay_us if point.latency_us > queue_delay_us else 0
-        own = Fraction(bound_us - delay, max(1, point.latency_us - delay))
+        own = Fraction(bound_us, max(1, point.latency_us))
         limit = own if limit is None else min(limit, own)
         reach = min(limit, Fraction(point.rate_mrps, rate_mrps)) if rate_mrps else limit
         if reach >= 1 and (best is None or reach > best):

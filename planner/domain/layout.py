@@ -90,8 +90,7 @@ class LoadedDevice:
         phi = stretch(others, self.others_instances(placed), optimistic=self._optimistic)
         if phi is None:
             return None
-        option = placed.option
-        return dilated_us(curve, option.capacity_mrps, phi, option.queue_delay_us or 0)
+        return dilated_us(curve, placed.option.capacity_mrps, phi)
 
 
 class Layout:

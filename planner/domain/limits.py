@@ -35,7 +35,7 @@ def limits_of(problem: Problem, option: Option) -> Limits | None:
     curves = [] if model.latency_bound_us is None else [(option.curve, model.latency_bound_us)]
     curves += [(promise.curve, promise.latency_us) for promise in option.promises if promise.curve]
     for curve, bound_us in [] if kind.calibrated else curves:
-        phi = largest_stretch(curve, option.capacity_mrps, bound_us, option.queue_delay_us or 0)
+        phi = largest_stretch(curve, option.capacity_mrps, bound_us)
         if phi is None:
             return None
         measured = tolerance(phi, optimistic=problem.settings.optimistic_latency)
