@@ -83,18 +83,20 @@ def replay(
         plan_digest=plan_digest(plan),
         rates=settings.rates,
         load_generator=NAME,
-        notes=tuple(_notes(settings)),
+        notes=tuple(_notes(problem, settings)),
         devices=tuple(found),
         interrupted=interrupted,
         simulated=True,
     )
 
 
-def _notes(settings: ReplaySettings) -> Iterator[str]:
+def _notes(problem: Problem, settings: ReplaySettings) -> Iterator[str]:
     yield (
         "simulated from what was measured of models alone, by processor sharing, which is what the predictions assume "
         "too: no measurement of models together"
     )
+    for ensemble in problem.ensembles:
+        yield f"ensemble {ensemble.name}: its members were simulated, each with arrivals of its own, and not the whole"
     if settings.trace is not None:
         yield f"the requests are those of {settings.trace.name}, {settings.trace.seconds:g} s"
 
@@ -161,7 +163,7 @@ def window_seconds(traffic: DeviceTraffic, requests: int) -> float:
 def _by_replica(plan: Plan, trace: Trace, seed: int) -> dict[str, Floats]:
     """The requests of a model go to its replicas at random, by their weights."""
     found: dict[str, Floats] = {}
-    for number, (model, times) in enumerate(trace.times_s.items()):
+    for number, (model, times) in enumerate(sorted(trace.times_s.items())):
         replicas = [replica for replica in plan.replicas if replica.model == model]
         times_s = np.asarray(times, np.float64)
         weights = np.array([replica.weight for replica in replicas])
