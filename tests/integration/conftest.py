@@ -6,13 +6,14 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from planner.cli import run as command_line
 from tests.browser import BROWSERS, FRAME, LIGHT
 from tests.small_models import write_small_models
 
@@ -31,6 +32,26 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")
     write_small_models(path)
     return path
+
+
+@pytest.fixture
+def planner(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A command as it is typed in a folder, but in this process: starting one takes longer than most commands."""
+
+    def call(
+        folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)
+            for name, value in (environment or {}).items():
+                patch.setenv(name, value)
+            code = command_line(arguments)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="module")

@@ -143,14 +143,23 @@ def facts(path: Path) -> ModelFacts:
     )
 
 
+@pytest.fixture(scope="module")
+def direction(example_models: Path) -> ModelFacts:
+    return facts(example_models / "text_direction")
+
+
+@pytest.fixture(scope="module")
+def swept(
+    triton: TritonInstallation, direction: ModelFacts, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bench, MeasureSummary]:
+    """What one sweep over the model left behind."""
+    bench = Bench(triton, tmp_path_factory.mktemp("swept") / "triton.log")
+    return bench, bench.measure(bench.request(direction))
+
+
 @pytest.fixture
 def bench(triton: TritonInstallation, tmp_path: Path) -> Bench:
     return Bench(triton, tmp_path / "triton.log")
-
-
-@pytest.fixture
-def direction(example_models: Path) -> ModelFacts:
-    return facts(example_models / "text_direction")
 
 
 def refusing_model(direction: ModelFacts, folder: Path) -> ModelFacts:
@@ -159,9 +168,8 @@ def refusing_model(direction: ModelFacts, folder: Path) -> ModelFacts:
     return facts(folder / direction.name)
 
 
-def test_a_sweep_measures_every_point_and_then_none(bench: Bench, direction: ModelFacts) -> None:
-    request = bench.request(direction)
-    summary = bench.measure(request)
+def test_a_sweep_measures_every_point_and_then_none(swept: tuple[Bench, MeasureSummary], direction: ModelFacts) -> None:
+    bench, summary = swept
     assert summary.complete, summary
     assert bench.starts == 2  # the idle server, and one for the configuration
     [base] = bench.store.rows(model=SERVER_ROW)
@@ -183,7 +191,7 @@ def test_a_sweep_measures_every_point_and_then_none(bench: Bench, direction: Mod
         assert (row.queue_delay_us, row.max_batch_size, row.backend) == (0, 4, "python")
         assert (row.model_digest, row.load_generator) == (direction.digest, "builtin")
 
-    again = bench.measure(request)
+    again = bench.measure(bench.request(direction))
     assert (again.measured, again.reused) == (0, summary.measured)
     assert bench.starts == 2
 
@@ -198,8 +206,8 @@ def _check_closed(rows: Sequence[ProfileRow]) -> None:
     assert (loaded[0].busy or 0) > (alone.busy or 0) * 0.5
 
 
-def test_a_point_keeps_what_is_needed_to_doubt_it(bench: Bench, direction: ModelFacts) -> None:
-    bench.measure(bench.request(direction))
+def test_a_point_keeps_what_is_needed_to_doubt_it(swept: tuple[Bench, MeasureSummary]) -> None:
+    bench, _ = swept
     point = next(m for m in bench.store.measurements.values() if m.row.load is LoadMode.OPEN)
     sent, latency = point.samples["sent_s"], point.samples["latency_s"]
     assert len(sent) == len(latency) > 0

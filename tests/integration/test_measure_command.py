@@ -53,18 +53,20 @@ def project(tmp_path: Path, example_models: Path, triton: TritonInstallation) ->
     return tmp_path
 
 
-def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], cwd=project, capture_output=True, text=True, timeout=120, check=False)
+@pytest.fixture
+def run(planner: Run, project: Path) -> Run:
+    """`planner measure`."""
+    return lambda *arguments: planner(project, "measure", *arguments)
 
 
 @pytest.mark.parametrize("generator", ["builtin", "perf_analyzer"])
 def test_measures_at_multiples_of_the_planned_rate_and_then_nothing(
-    project: Path, generator: str, request: pytest.FixtureRequest
+    project: Path, run: Run, generator: str, request: pytest.FixtureRequest
 ) -> None:
     version = metadata.version("planner")
     if generator == "perf_analyzer":
         version = request.getfixturevalue("perf_analyzer").version
-    done = run(project, "--json", "--load-generator", generator)
+    done = run("--json", "--load-generator", generator)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     rows = [row for row in outcome["profiles"] if row["model"] == "file_type"]
@@ -77,7 +79,7 @@ def test_measures_at_multiples_of_the_planned_rate_and_then_nothing(
     assert sorted(row["offered_rps"] for row in rows if row["load"] == "open") == [12, 24]
     assert "[1/1] file_type: 1 instance, max batch 4" in done.stderr
 
-    again = run(project)
+    again = run()
     assert again.returncode == 0, again.stderr
     assert "0 points measured" in again.stdout
     assert "3 were in the store already" in again.stdout
@@ -91,15 +93,15 @@ def remarks(project: Path) -> list[dict[str, Any]]:
     return [one for one in found if "point" in one]
 
 
-def test_the_default_is_perf_analyzer_where_it_runs(project: Path, perf_analyzer: PerfAnalyzerBinary) -> None:
-    done = run(project, "--json")
+def test_the_default_is_perf_analyzer_where_it_runs(project: Path, run: Run, perf_analyzer: PerfAnalyzerBinary) -> None:
+    done = run("--json")
     assert done.returncode == 0, done.stderr
     rows = [row for row in json.loads(done.stdout)["profiles"] if row["model"] == "file_type"]
     assert {row["load_generator"] for row in rows} == {"perf_analyzer"}
 
 
 def test_the_default_elsewhere_is_the_built_in_generator_and_says_why(
-    project: Path, monkeypatch: pytest.MonkeyPatch, triton: TritonInstallation
+    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch, triton: TritonInstallation
 ) -> None:
     monkeypatch.setenv("TRITON_SERVER", str(triton.binary))
     monkeypatch.setenv("PLANNER_CACHE", str(project / "cache"))
@@ -109,17 +111,17 @@ def test_the_default_elsewhere_is_the_built_in_generator_and_says_why(
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     if importlib.util.find_spec("perf_analyzer") is not None or shutil.which("perf_analyzer") is not None:
         pytest.skip("this environment has a perf_analyzer of its own")
-    done = run(project, "--json")
+    done = run("--json")
     assert done.returncode == 0, done.stderr
     assert "load by the built-in generator: perf_analyzer is not on this machine; `planner doctor --inst" in done.stderr
     rows = [row for row in json.loads(done.stdout)["profiles"] if row["model"] == "file_type"]
     assert {row["load_generator"] for row in rows} == {"builtin"}
-    asked = run(project, "--load-generator", "perf_analyzer")
+    asked = run("--load-generator", "perf_analyzer")
     assert asked.returncode == 2
     assert "error: perf_analyzer is not on this machine" in asked.stderr
 
 
-def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(project: Path) -> None:
+def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(project: Path, run: Run) -> None:
     (project / "measure.yaml").write_text(QUICK.replace("max_seconds: 0.5", "max_seconds: 30").replace("0.5", "20"))
     process = subprocess.Popen([*COMMAND], cwd=project, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
@@ -140,7 +142,7 @@ def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(project: Path) 
     assert not [one for one in family if one.is_running()]
 
     (project / "measure.yaml").write_text(QUICK)
-    after = run(project, "--json")
+    after = run("--json")
     assert after.returncode == 0, after.stderr
     with_overheads = open_store(f"sqlite:///{project / 'profiles.db'}")
     try:
@@ -174,8 +176,10 @@ def stored(project: Path) -> dict[str, str]:
         return dict(found.fetchall())
 
 
-def test_a_killed_search_goes_on_from_every_point_that_it_finished_and_decides_as_before(project: Path) -> None:
-    (project / "measure.yaml").write_text(SEARCHED)
+def test_a_killed_search_goes_on_from_every_point_that_it_finished_and_decides_as_before(
+    project: Path, run: Run
+) -> None:
+    (project / "measure.yaml").write_text(SEARCHED.replace("[1, 2, 4]", "[1, 4]"))
     (project / "workload.yaml").unlink()
     killed: dict[str, str] = {}
     for points in (3, 6):  # the server's base counts, too: once in the first configuration, once in a later one
@@ -190,22 +194,22 @@ def test_a_killed_search_goes_on_from_every_point_that_it_finished_and_decides_a
         wait_for(lambda left=family: not any(one.is_running() for one in left))
         assert killed.items() <= stored(project).items()  # the second run measured none of them again
         killed = stored(project)
-    done = run(project, "--json", "--load-generator", "builtin")
+    done = run("--json", "--load-generator", "builtin")
     assert done.returncode == 0, done.stdout + done.stderr
     outcome = json.loads(done.stdout)
     after = stored(project)
     assert killed.items() <= after.items()
     assert outcome["reused"] == len(killed) - 1
     assert outcome["measured"] == len(after) - len(killed)
-    again = json.loads(run(project, "--json", "--load-generator", "builtin").stdout)
+    again = json.loads(run("--json", "--load-generator", "builtin").stdout)
     assert (again["measured"], again["reused"]) == (0, len(after) - 1)
     assert stored(project) == after
     assert again["pruned"] == outcome["pruned"]
 
 
-def test_constraints_prune_and_say_so(project: Path) -> None:
+def test_constraints_prune_and_say_so(project: Path, run: Run) -> None:
     (project / "measure.yaml").write_text(SEARCHED + "constraints: {models: {file_type: {latency_p50_ms: 0.01}}}\n")
-    done = run(project, "--json", "--search", "auto")
+    done = run("--json", "--search", "auto")
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     rows = [row for row in outcome["profiles"] if row["model"] == "file_type"]
@@ -228,10 +232,12 @@ stability: {max_windows: 1}
 """
 
 
-def test_listed_configurations_are_measured_with_every_field_that_they_name(project: Path) -> None:
+def test_listed_configurations_are_measured_with_every_field_that_they_name(
+    project: Path, planner: Run, run: Run
+) -> None:
     (project / "measure.yaml").write_text(MANUAL)
     (project / "workload.yaml").unlink()
-    done = run(project, "--json")
+    done = run("--json")
     assert done.returncode == 0, done.stderr
     rows = [row for row in json.loads(done.stdout)["profiles"] if row["model"] == "file_type"]
     assert {(row["max_batch_size"], row["queue_delay_us"], row["load"]) for row in rows} == {
@@ -239,16 +245,10 @@ def test_listed_configurations_are_measured_with_every_field_that_they_name(proj
     }  # fmt: skip
     variant = "parameters.threads=1, dynamic_batching.preferred_batch_size=[2]"
     assert {row["variant"] for row in rows} == {variant}
-    shown = subprocess.run(
-        [sys.executable, "-m", "planner.cli", "profiles", "show", "file_type"],
-        cwd=project, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    shown = planner(project, "profiles", "show", "file_type")
+    assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("file_type on cpu-1: 4 points")
-    solved = subprocess.run(
-        [sys.executable, "-m", "planner.cli", "solve", "--gpus", "1xcpu-1", "--minimize", "models"],
-        cwd=project, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert solved.returncode != 0
+    assert planner(project, "solve", "--gpus", "1xcpu-1", "--minimize", "models").returncode != 0
 
 
 def tritons(pid: int) -> list[psutil.Process]:
@@ -264,20 +264,20 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     return found
 
 
-def test_a_budget_that_ends_first_is_told_and_exits_with_5(project: Path) -> None:
-    done = run(project, "--budget", "1s")
+def test_a_budget_that_ends_first_is_told_and_exits_with_5(project: Path, run: Run) -> None:
+    done = run("--budget", "1s")
     assert done.returncode == 5
     assert "left out, the budget ended first: file_type (1 instance, max batch 4" in done.stdout
     assert "error: 1 configurations were left out when the budget ended" in done.stderr
     assert "try: run the command again" in done.stderr
 
 
-def test_a_model_that_does_not_load_is_told_with_triton_s_words_and_the_others_go_on(project: Path) -> None:
+def test_a_model_that_does_not_load_is_told_with_triton_s_words_and_the_others_go_on(project: Path, run: Run) -> None:
     shutil.copytree(project / "models" / "file_type", project / "models" / "broken")
     (project / "models" / "broken" / "1" / "model.py").write_text("raise ImportError('weights are missing')\n")
     config = project / "models" / "broken" / "config.pbtxt"
     config.write_text(config.read_text().replace('"file_type"', '"broken"'))
-    done = run(project)
+    done = run()
     assert done.returncode == 5
     assert "failed: broken" in done.stdout
     assert "weights are missing" in done.stdout
@@ -301,26 +301,26 @@ def test_a_model_that_does_not_load_is_told_with_triton_s_words_and_the_others_g
         (["--store", "sqlite:///nowhere/profiles.db"], "nowhere"),
     ],
 )
-def test_bad_input_is_one_clear_error(project: Path, arguments: list[str], text: str) -> None:
-    done = run(project, *arguments)
+def test_bad_input_is_one_clear_error(project: Path, run: Run, arguments: list[str], text: str) -> None:
+    done = run(*arguments)
     assert done.returncode == 2, done.stderr
     assert text in done.stderr
     assert done.stderr.count("error:") == 1
     assert not (project / "profiles.db").exists()
 
 
-def test_a_mistake_in_config_pbtxt_is_named_by_line(project: Path) -> None:
+def test_a_mistake_in_config_pbtxt_is_named_by_line(project: Path, run: Run) -> None:
     config = project / "models" / "file_type" / "config.pbtxt"
     config.write_text(config.read_text().replace("max_batch_size: 4", "max_batch_sise: 4"))
-    done = run(project)
+    done = run()
     assert done.returncode == 2
     assert "config.pbtxt" in done.stderr
     assert "line 4" in done.stderr
     assert "max_batch_size" in done.stderr
 
 
-def test_planned_rates_need_a_workload(project: Path) -> None:
+def test_planned_rates_need_a_workload(project: Path, run: Run) -> None:
     (project / "workload.yaml").unlink()
-    done = run(project)
+    done = run()
     assert done.returncode == 2
     assert "workload.yaml: no such file, and open_loop.of: planned takes its rates from there" in done.stderr

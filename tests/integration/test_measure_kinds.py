@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ ensemble_scheduling {
   ]
 }
 """
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Measured = Callable[..., list[dict[str, Any]]]
 Z = 'input [ { name: "z" data_type: TYPE_FP32 dims: [ 1 ] } ]\n'
 
 
@@ -61,19 +63,28 @@ def project(tmp_path: Path, triton: TritonInstallation) -> Path:
     return tmp_path
 
 
-def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "planner.cli", "measure", "--load-generator", "builtin", *arguments]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=200, check=False)
+@pytest.fixture
+def run(planner: Run, project: Path) -> Run:
+    """`planner measure` with the built-in load generator."""
+    return lambda *arguments: planner(project, "measure", "--load-generator", "builtin", *arguments)
 
 
-def measured(project: Path, *arguments: str) -> list[dict[str, Any]]:
-    done = run(project, "--json", *arguments)
-    assert done.returncode == 0, done.stderr
-    return [row for row in json.loads(done.stdout)["profiles"] if not row["model"].startswith("@")]
+@pytest.fixture
+def measured(run: Run) -> Measured:
+    """The rows of models that `planner measure` prints."""
+
+    def measure(*arguments: str) -> list[dict[str, Any]]:
+        done = run("--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        return [row for row in json.loads(done.stdout)["profiles"] if not row["model"].startswith("@")]
+
+    return measure
 
 
-def test_an_ensemble_is_measured_whole_with_the_memory_of_its_members(project: Path) -> None:
-    rows = measured(project, "both", "first")
+def test_an_ensemble_is_measured_whole_with_the_memory_of_its_members(
+    project: Path, planner: Run, measured: Measured
+) -> None:
+    rows = measured("both", "first")
     whole = [row for row in rows if row["model"] == "both"]
     alone = [row for row in rows if row["model"] == "first"]
     assert len(whole) == len(alone) == 2
@@ -92,32 +103,29 @@ def test_an_ensemble_is_measured_whole_with_the_memory_of_its_members(project: P
             assert all(member["inference_count"] > 0 and member["compute_infer_ms"] > 1 for member in members.values())
     finally:
         store.close()
-    planned = subprocess.run(
-        [sys.executable, "-m", "planner.cli", "solve", "--gpus", "1xcpu-1", "--minimize", "models", "--json"],
-        cwd=project, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    planned = planner(project, "solve", "--gpus", "1xcpu-1", "--minimize", "models", "--json")
     assert planned.returncode == 0, planned.stderr
     assert {replica["model"] for replica in json.loads(planned.stdout)["replicas"]} == {"first"}
 
 
-def test_a_thrifty_search_looks_at_each_size_of_requests(project: Path) -> None:
+def test_a_thrifty_search_looks_at_each_size_of_requests(project: Path, measured: Measured) -> None:
     (project / "measure.yaml").write_text(QUICK + "request_batch_sizes: [1, 4]\n")
-    rows = measured(project, "both", "first", "--search", "auto")
+    rows = measured("both", "first", "--search", "auto")
     assert {(row["model"], row["request_batch_size"]) for row in rows} == {
         (model, size) for model in ("both", "first") for size in (1, 4)
     }
 
 
-def test_requests_of_several_sizes_are_a_dimension(project: Path) -> None:
+def test_requests_of_several_sizes_are_a_dimension(project: Path, measured: Measured) -> None:
     (project / "measure.yaml").write_text(QUICK + "request_batch_sizes: [1, 4, 9]\n")
-    rows = measured(project, "first")
+    rows = measured("first")
     assert {row["request_batch_size"] for row in rows} == {1, 4}
     assert len(rows) == 4
 
 
-def test_a_stateful_model_is_measured_in_sequences_and_its_rows_say_so(project: Path) -> None:
+def test_a_stateful_model_is_measured_in_sequences_and_its_rows_say_so(project: Path, measured: Measured) -> None:
     (project / "measure.yaml").write_text(QUICK + "sequences: {stateful: {length: 5, live: 2}}\n")
-    rows = measured(project, "stateful")
+    rows = measured("stateful")
     assert {row["requests"] for row in rows} == {"sequences of 5, 2 live"}
     got = received(project / "models", "stateful")
     by_id: dict[int, int] = {}
@@ -128,19 +136,19 @@ def test_a_stateful_model_is_measured_in_sequences_and_its_rows_say_so(project: 
     assert list(by_id.values()).count(5) > len(by_id) / 2
 
 
-def test_real_inputs_and_shapes_are_part_of_what_was_measured(project: Path) -> None:
+def test_real_inputs_and_shapes_are_part_of_what_was_measured(project: Path, measured: Measured, run: Run) -> None:
     calls = project / "calls.json"
     calls.write_text(json.dumps({"data": [{"numbers": [n, 1], "texts": ["a", "b"]} for n in range(3)]}))
     arguments = ("several", "unbatched", "--input-data", "several:calls.json", "--shape", "unbatched:image:2,3")
-    rows = measured(project, *arguments)
+    rows = measured(*arguments)
     sent = {row["model"]: row["requests"] for row in rows}
     assert sent["unbatched"] == "image 2x3"
     assert sent["several"].startswith("calls.json ")
     assert {request["numbers"]["values"][0] for request in received(project / "models", "several")} == {0, 1, 2}
-    again = run(project, *arguments)
+    again = run(*arguments)
     assert "0 points measured" in again.stdout, again.stderr
     calls.write_text(json.dumps({"data": [{"numbers": [9], "texts": ["a", "b"]}]}))
-    assert len(measured(project, *arguments)) == len(rows) + 2
+    assert len(measured(*arguments)) == len(rows) + 2
 
 
 @pytest.mark.parametrize(
@@ -157,13 +165,13 @@ def test_real_inputs_and_shapes_are_part_of_what_was_measured(project: Path) -> 
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_starts(
-    project: Path, arguments: list[str], text: str
+    project: Path, run: Run, arguments: list[str], text: str
 ) -> None:
     (project / "bad.json").write_text(json.dumps({"data": [{"numbers": [1], "texts": [7, 8]}]}))
     (project / "models" / "lonely").mkdir()
     lonely = ENSEMBLE.replace('"second"', '"nobody"')
     (project / "models" / "lonely" / "config.pbtxt").write_text(lonely)
-    done = run(project, *arguments)
+    done = run(*arguments)
     assert done.returncode == 2, done.stderr
     assert text in done.stderr
     assert done.stderr.count("error:") == 1

@@ -6,9 +6,8 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -34,6 +33,8 @@ closed_loop: {concurrency: [2]}
 open_loop: {of: capacity, levels: [0.3]}
 window: {min_seconds: 0.5, max_seconds: 0.5}
 """
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
 SECRET = "not-for-other-eyes"
 
 
@@ -59,17 +60,13 @@ def somebody_s(triton: TritonInstallation, project: Path) -> Any:
     return start
 
 
-def run(
-    project: Path, url: str, *arguments: str, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "planner.cli", "measure", "--server", url, *arguments]
-    return subprocess.run(
-        command, cwd=project, capture_output=True, text=True, timeout=200, check=False,
-        env={**os.environ, **(environment or {})},
-    )  # fmt: skip
+@pytest.fixture
+def run(planner: Run, project: Path) -> Run:
+    """`planner measure --server`."""
+    return lambda url, *arguments, **changes: planner(project, "measure", "--server", url, *arguments, **changes)
 
 
-def rows_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+def rows_of(done: Done) -> list[dict[str, Any]]:
     assert done.returncode == 0, done.stderr
     rows: list[dict[str, Any]] = json.loads(done.stdout)["profiles"]
     return rows
@@ -98,16 +95,16 @@ def server_metrics(project: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("scheme", ["grpc", pytest.param("http", marks=pytest.mark.slow)])
-def test_models_are_loaded_with_each_configuration_and_put_back(project: Path, somebody_s: Any, scheme: str) -> None:
+def test_models_are_loaded_with_each_configuration_and_put_back(
+    project: Path, run: Run, somebody_s: Any, scheme: str
+) -> None:
     with somebody_s() as server:
         control = ControlClient(server.endpoint, local=True)
         before = control.model_config("loaded")
         port = server.endpoint.grpc_port if scheme == "grpc" else server.endpoint.http_port
         url = f"{scheme}://127.0.0.1:{port}"
         metrics = ("--metrics-url", f"http://127.0.0.1:{server.endpoint.metrics_port}/metrics")
-        done = run(
-            project, url, "loaded", "asleep", "--device", "L4", "--json", "--load-generator", "builtin", *metrics
-        )
+        done = run(url, "loaded", "asleep", "--device", "L4", "--json", "--load-generator", "builtin", *metrics)
         rows = rows_of(done)
         check_unknown(rows)
         assert {(row["model"], row["instances"], row["max_batch_size"]) for row in rows} == {
@@ -125,16 +122,16 @@ def test_models_are_loaded_with_each_configuration_and_put_back(project: Path, s
         assert control.models() == {"asleep": False, "loaded": True}
         assert control.model_config("loaded") == before
         assert "127.0.0.1" not in json.dumps(rows)
-        again = run(project, url, "loaded", "asleep", "--device", "L4", "--load-generator", "builtin")
+        again = run(url, "loaded", "asleep", "--device", "L4", "--load-generator", "builtin")
         assert f"{len(rows)} were in the store already" in again.stdout, again.stderr
         control.close()
 
 
-def test_a_server_that_loads_nothing_is_measured_as_it_is(project: Path, somebody_s: Any) -> None:
+def test_a_server_that_loads_nothing_is_measured_as_it_is(project: Path, run: Run, somebody_s: Any) -> None:
     with somebody_s("--model-control-mode=none", load=()) as server:
         url = f"127.0.0.1:{server.endpoint.grpc_port}"
         nowhere = ("--metrics-url", f"http://127.0.0.1:{server.endpoint.http_port}/metrics")
-        done = run(project, url, "--device", "cpu-8", "--json", "--load-generator", "builtin", *nowhere)
+        done = run(url, "--device", "cpu-8", "--json", "--load-generator", "builtin", *nowhere)
         rows = rows_of(done)
         check_unknown(rows, "cpu-8")
         assert {(row["model"], row["instances"]) for row in rows} == {("asleep", 1), ("loaded", 1)}
@@ -157,7 +154,7 @@ ensemble_scheduling {
 """
 
 
-def test_an_ensemble_is_measured_as_its_members_are_there(project: Path, somebody_s: Any) -> None:
+def test_an_ensemble_is_measured_as_its_members_are_there(project: Path, run: Run, somebody_s: Any) -> None:
     models = project / "server" / "models"
     (models / "both" / "1").mkdir(parents=True)
     (models / "both" / "config.pbtxt").write_text(ENSEMBLE)
@@ -165,7 +162,7 @@ def test_an_ensemble_is_measured_as_its_members_are_there(project: Path, somebod
     config.write_text(config.read_text().replace("count: 1", "count: 2"))
     with somebody_s() as server:
         url = f"127.0.0.1:{server.endpoint.grpc_port}"
-        rows = rows_of(run(project, url, "both", "--device", "L4", "--json", "--load-generator", "builtin"))
+        rows = rows_of(run(url, "both", "--device", "L4", "--json", "--load-generator", "builtin"))
         check_unknown([{**row, "executed_batch_mean": row["executed_batch_mean"] or 1} for row in rows])
         assert {row["variant"] for row in rows} == {"loaded 1, asleep 2"}
         control = ControlClient(server.endpoint, local=True)
@@ -289,7 +286,7 @@ def tls_options(pem: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("generator", ["builtin", pytest.param("perf_analyzer", marks=pytest.mark.slow)])
 def test_mutual_tls_over_grpc(
-    project: Path, triton: TritonInstallation, generator: str, request: pytest.FixtureRequest
+    project: Path, run: Run, triton: TritonInstallation, generator: str, request: pytest.FixtureRequest
 ) -> None:
     if generator == "perf_analyzer":
         request.getfixturevalue("perf_analyzer")
@@ -300,28 +297,30 @@ def test_mutual_tls_over_grpc(
     )  # fmt: skip
     with started_apart(triton, project, *server_options) as endpoint:
         asked = ("loaded", "--device", "L4", "--load-generator", generator)
-        done = run(project, f"grpcs://localhost:{endpoint.grpc_port}", *asked, *tls_options(pem), "--json")
+        done = run(f"grpcs://localhost:{endpoint.grpc_port}", *asked, *tls_options(pem), "--json")
         rows = rows_of(done)
         check_unknown(rows)
         assert {row["load_generator"] for row in rows} == {generator}
         if generator == "builtin":
-            nobody = run(project, f"grpcs://localhost:{endpoint.grpc_port}", *asked, "--tls-ca", str(pem / "ca.pem"))
+            nobody = run(f"grpcs://localhost:{endpoint.grpc_port}", *asked, "--tls-ca", str(pem / "ca.pem"))
             assert nobody.returncode == 5
             assert "error: no Triton server answers" in nobody.stderr
 
 
 @pytest.mark.parametrize("generator", ["builtin", pytest.param("perf_analyzer", marks=pytest.mark.slow)])
-def test_mutual_tls_over_http(project: Path, somebody_s: Any, generator: str, request: pytest.FixtureRequest) -> None:
+def test_mutual_tls_over_http(
+    project: Path, run: Run, somebody_s: Any, generator: str, request: pytest.FixtureRequest
+) -> None:
     if generator == "perf_analyzer":
         request.getfixturevalue("perf_analyzer")
     pem = certificates(project / "pem")
     with somebody_s() as server, behind_tls(server, pem) as port:
         asked = ("loaded", "--device", "L4", "--load-generator", generator)
-        rows = rows_of(run(project, f"https://localhost:{port}", *asked, *tls_options(pem), "--json"))
+        rows = rows_of(run(f"https://localhost:{port}", *asked, *tls_options(pem), "--json"))
         check_unknown(rows)
         assert {row["load_generator"] for row in rows} == {generator}
         if generator == "builtin":
-            distrusted = run(project, f"https://localhost:{port}", *asked)
+            distrusted = run(f"https://localhost:{port}", *asked)
             assert distrusted.returncode == 5
             assert "certificate verify failed" in distrusted.stderr
 
@@ -331,7 +330,7 @@ RESTRICTED = "model-repository,model-config,inference,statistics"
 
 @pytest.mark.parametrize("transport", ["grpc", pytest.param("http", marks=pytest.mark.slow)])
 def test_headers_are_sent_with_every_call_and_never_shown(
-    project: Path, triton: TritonInstallation, transport: str
+    project: Path, run: Run, triton: TritonInstallation, transport: str
 ) -> None:
     if transport == "grpc":
         option, name = f"--grpc-restricted-protocol={RESTRICTED}:key={SECRET}", "triton-grpc-protocol-key"
@@ -342,18 +341,18 @@ def test_headers_are_sent_with_every_call_and_never_shown(
         url = f"{transport}://127.0.0.1:{port}"
         asked = ("loaded", "--device", "L4", "--json")
         header = ("--header", f"{name}=env:OUR_KEY")
-        done = run(project, url, *asked, *header, environment={"OUR_KEY": SECRET})
+        done = run(url, *asked, *header, environment={"OUR_KEY": SECRET})
         rows = rows_of(done)
         check_unknown(rows)
         # perf_analyzer would show them to everyone on this machine
         assert {row["load_generator"] for row in rows} == {"builtin"}
         (project / "key").write_text(f"{SECRET}\n")
-        again = run(project, url, *asked, "--header", f"{name}=file:key")
+        again = run(url, *asked, "--header", f"{name}=file:key")
         assert json.loads(again.stdout)["measured"] == 0, again.stderr
-        refused = run(project, url, *asked)
+        refused = run(url, *asked)
         assert refused.returncode == 5
         assert "This protocol is restricted" in refused.stderr or "This API is restricted" in refused.stderr
-        wrong = run(project, url, *asked, *header, environment={"OUR_KEY": "wrong-" + SECRET})
+        wrong = run(url, *asked, *header, environment={"OUR_KEY": "wrong-" + SECRET})
         assert wrong.returncode == 5
     for one in (done, again, refused, wrong):
         assert SECRET not in one.stdout + one.stderr
@@ -380,15 +379,14 @@ def test_headers_are_sent_with_every_call_and_never_shown(
         (["--server", "x:8001", "--tls-key", "measure.yaml"], "--tls-key and --tls-certificate go together"),
     ],
 )
-def test_bad_input_is_one_clear_error(project: Path, arguments: list[str], text: str) -> None:
-    command = [sys.executable, "-m", "planner.cli", "measure", "--device", "L4", *arguments]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, check=False)
+def test_bad_input_is_one_clear_error(project: Path, planner: Run, arguments: list[str], text: str) -> None:
+    done = planner(project, "measure", "--device", "L4", *arguments)
     assert done.returncode == 2, done.stderr
     assert text in done.stderr
     assert "hunter2" not in done.stderr
 
 
-def test_the_device_of_another_machine_must_be_named(project: Path) -> None:
-    done = run(project, "x:8001")
+def test_the_device_of_another_machine_must_be_named(project: Path, run: Run) -> None:
+    done = run("x:8001")
     assert done.returncode == 2
     assert "which type of device it runs on is not known here" in done.stderr

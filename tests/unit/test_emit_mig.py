@@ -20,20 +20,26 @@ EXAMPLE = REPOSITORY / "examples" / "mig"
 MODELS = ("chat", "search", "ranking", "spam", "archive", "translate")
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> Plan:
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("solved")
     files = ["--workload", str(EXAMPLE / "workload.yaml"), "--profiles", str(EXAMPLE / "profiles.csv")]
     fleet = ["--fleet", str(EXAMPLE / "fleet.yaml"), "--mig"]
-    assert run(["solve", *files, *fleet, "-o", str(tmp_path / "plan"), "--time-limit", "20"]) == 0
-    return read_plan(tmp_path / "plan")[1]
+    assert run(["solve", *files, *fleet, "-o", str(folder / "plan"), "--time-limit", "20"]) == 0
+    return folder / "plan"
 
 
 @pytest.fixture
-def emitted(plan: Plan, tmp_path: Path) -> Path:
+def plan(solved: Path) -> Plan:
+    return read_plan(solved)[1]
+
+
+@pytest.fixture
+def emitted(solved: Path, tmp_path: Path) -> Path:
     for name in MODELS:
         (tmp_path / "models" / name / "1").mkdir(parents=True)
         (tmp_path / "models" / name / "config.pbtxt").write_text('backend: "onnxruntime"\nmax_batch_size: 1\n')
-    arguments = ["emit", str(tmp_path / "plan"), "-o", str(tmp_path / "out"), "--target", "mig-parted"]
+    arguments = ["emit", str(solved), "-o", str(tmp_path / "out"), "--target", "mig-parted"]
     assert run([*arguments, "--model-repository", str(tmp_path / "models")]) == 0
     assert run([*arguments, "--model-repository", str(tmp_path / "models")]) == 0  # and replaces what it wrote
     return tmp_path / "out"
