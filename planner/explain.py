@@ -124,7 +124,9 @@ def _fleet(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
         if answer.placements is not None:
             more = integer_value(Layout(relaxed, answer.placements), Objective.COST)
             fewest = ", fewer would not" if answer.status is Status.OPTIMAL else ""
-            text = f"{more} more {name} would be enough{fewest}"
+            sited = bool(problem.survives) or any(model.spread for model in problem.models)
+            apart = " on nodes and in racks of their own" if sited else ""
+            text = f"{more} more {name}{apart} would be enough{fewest}"
         yield Rule.FLEET, text
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from planner.domain import availability
 from planner.domain.layout import Layout
-from planner.domain.node_totals import Total
 from planner.domain.problem import Problem
 from planner.domain.topology import FleetLimit, Node
-from planner.domain.units import PPM
+from planner.domain.units import PPM, format_bytes
 from planner.domain.violation import Rule, Violation
 from planner.relaxing import Solve, least, verdict
 
@@ -66,72 +67,53 @@ def _survives(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
     yield Rule.SURVIVES, verdict(answer, found)
 
 
-def _host_memory(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
-    if not any(node.host_memory_bytes is not None for node in problem.nodes):
-        return
+@dataclass(frozen=True, slots=True)
+class _Amount:
+    """What nodes have, or limits allow: `field` of each of the problem's `holders`, of the models, and of the kinds."""
 
-    def with_more(extra: int) -> Problem:
-        return _with_nodes(problem, lambda n: replace(n, host_memory_bytes=_plus(n.host_memory_bytes, extra)))
+    rule: Rule
+    holders: str
+    field: str
+    short_by: Callable[[int], str]
 
-    most = sum(model.host_memory_bytes for model in problem.models) * len(problem.devices)
-    amount, answer = least(solve, with_more, most)
-    short = Total(Rule.HOST_MEMORY, "", 0, 0, "bytes").text(amount or 0)
-    yield Rule.HOST_MEMORY, verdict(answer, f"each node is short by {short}")
+    def given(self, problem: Problem) -> bool:
+        return any(getattr(holder, self.field) is not None for holder in getattr(problem, self.holders))
 
+    def raised(self, problem: Problem, extra: int) -> Problem:
+        changes: dict[str, Any] = {self.holders: tuple(self._more(h, extra) for h in getattr(problem, self.holders))}
+        return replace(problem, **changes)
 
-def _host_cpu(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
-    if not any(node.host_cpu_millis is not None for node in problem.nodes):
-        return
+    def _more(self, holder: Node | FleetLimit, extra: int) -> Node | FleetLimit:
+        known = getattr(holder, self.field)
+        changes: dict[str, Any] = {} if known is None else {self.field: known + extra}
+        return replace(holder, **changes)
 
-    def with_more(extra: int) -> Problem:
-        return _with_nodes(problem, lambda n: replace(n, host_cpu_millis=_plus(n.host_cpu_millis, extra)))
-
-    most = sum(model.host_cpu_millis for model in problem.models) * len(problem.devices)
-    amount, answer = least(solve, with_more, most)
-    yield Rule.HOST_CPU, verdict(answer, f"each node is short by {(amount or 0) / 1000:g} cores")
-
-
-def _limits(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
-    power = sum(_power_of_gpus(problem).values())
-    if any(limit.power_milliwatts is not None for limit in problem.limits):
-
-        def with_power(extra: int) -> Problem:
-            return _with_limits(problem, lambda x: replace(x, power_milliwatts=_plus(x.power_milliwatts, extra)))
-
-        amount, answer = least(solve, with_power, power)
-        yield Rule.FLEET, verdict(answer, f"limits of power are short by {-(-(amount or 0) // 1000)} W")
-    if any(limit.cost_microusd_per_hour is not None for limit in problem.limits):
-        cost = sum(_cost_of_gpus(problem).values())
-
-        def with_cost(extra: int) -> Problem:
-            changed = lambda x: replace(x, cost_microusd_per_hour=_plus(x.cost_microusd_per_hour, extra))  # noqa: E731
-            return _with_limits(problem, changed)
-
-        amount, answer = least(solve, with_cost, cost)
-        short = -(-(amount or 0) // 1000) / 1000
-        yield Rule.FLEET, verdict(answer, f"the budget is short by {short:g} USD/h")
+    def all_of_it(self, problem: Problem) -> int:
+        """So much that no plan could take more."""
+        if self.holders == "nodes":
+            return int(sum(getattr(model, self.field) for model in problem.models)) * len(problem.devices)
+        of_gpus = {d.gpu: getattr(problem.kind_by_name[d.kind], self.field) or 0 for d in problem.devices}
+        return int(sum(of_gpus.values()))
 
 
-def _power_of_gpus(problem: Problem) -> dict[str, int]:
-    return {d.gpu: problem.kind_by_name[d.kind].power_milliwatts or 0 for d in problem.devices}
+_AMOUNTS = (
+    _Amount(Rule.HOST_MEMORY, "nodes", "host_memory_bytes", lambda n: f"each node is short by {format_bytes(n)}"),
+    _Amount(Rule.HOST_CPU, "nodes", "host_cpu_millis", lambda n: f"each node is short by {n / 1000:g} cores"),
+    _Amount(Rule.FLEET, "limits", "power_milliwatts", lambda n: f"limits of power are short by {-(-n // 1000)} W"),
+    _Amount(
+        Rule.FLEET,
+        "limits",
+        "cost_microusd_per_hour",
+        lambda n: f"the budget is short by {-(-n // 1000) / 1000:g} USD/h",
+    ),
+)
 
 
-def _cost_of_gpus(problem: Problem) -> dict[str, int]:
-    return {d.gpu: problem.kind_by_name[d.kind].cost_microusd_per_hour or 0 for d in problem.devices}
+def _amounts(problem: Problem, solve: Solve) -> Iterator[tuple[Rule, str]]:
+    for amount in _AMOUNTS:
+        if amount.given(problem):
+            short, answer = least(solve, partial(amount.raised, problem), amount.all_of_it(problem))
+            yield amount.rule, verdict(answer, amount.short_by(short or 0))
 
 
-def _plus(amount: int | None, extra: int) -> int | None:
-    return None if amount is None else amount + extra
-
-
-def _with_nodes(problem: Problem, changed: Callable[[Node], Node]) -> Problem:
-    return replace(problem, nodes=tuple(map(changed, problem.nodes)))
-
-
-def _with_limits(problem: Problem, changed: Callable[[FleetLimit], FleetLimit]) -> Problem:
-    return replace(problem, limits=tuple(map(changed, problem.limits)))
-
-
-SITE_RELAXATIONS: tuple[Relaxation, ...] = (
-    _spread, _survives, _conflict, _together, _pinned, _host_memory, _host_cpu, _limits,
-)  # fmt: skip
+SITE_RELAXATIONS: tuple[Relaxation, ...] = (_spread, _survives, _conflict, _together, _pinned, _amounts)

@@ -27,6 +27,9 @@ from tests.any_problem import SOLVERS, any_problem, solve_as
 from tests.brute_force import judged_contents, judged_plans, objective_key
 from tests.results import assert_best, assert_no_better
 
+# Hypothesis makes problems out of earlier ones: beginning anew keeps them different.
+BATCH = 100
+
 
 class Study:
     """What was found so far, by solver, rule and objective."""
@@ -78,6 +81,22 @@ def _outcome(subject: Problem, result: SolveResult, best: tuple[int, ...] | None
     return "proven best" if result.status is Status.OPTIMAL else "best"
 
 
+def draw(study: Study, count: int, random_seed: int) -> None:
+    @seed(random_seed)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(any_problem())
+    def add(subject: Problem) -> None:
+        study.add(subject)
+
+    add()
+
+
 COLUMNS = ("proven best", "best", "worse", "proven infeasible", "no plan found")
 
 
@@ -89,19 +108,8 @@ def main(arguments: list[str] | None = None) -> None:
     given_arguments = parser.parse_args(arguments)
     study = Study(given_arguments.keep)
 
-    @seed(given_arguments.seed)
-    @settings(
-        max_examples=given_arguments.problems,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(any_problem())
-    def draw(subject: Problem) -> None:
-        study.add(subject)
-
-    draw()
+    for start in range(0, given_arguments.problems, BATCH):
+        draw(study, min(BATCH, given_arguments.problems - start), given_arguments.seed + start)
     _print(study)
     if study.faults:
         raise SystemExit(1)

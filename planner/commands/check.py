@@ -55,7 +55,7 @@ def command(plan: Path, with_bounds: bool, as_json: bool) -> None:
         violations = [*violations, *examined.violations]
     if as_json:
         bounds = {} if examined is None else {"bounds": list(_bounds(found, examined))}
-        observed = {} if seen is None else {"observed": _observed(seen)}
+        observed = {} if seen is None else {"observed": _observed(seen, problem.settings.service_level)}
         print_json({"violations": violations, **bounds, **observed})
     for violation in violations if not as_json else ():
         click.echo(str(violation))
@@ -71,17 +71,19 @@ def command(plan: Path, with_bounds: bool, as_json: bool) -> None:
 
 def _print_success(path: Path, plan: Plan, examined: Examination | None) -> None:
     from planner.domain.rules import RULES
+    from planner.domain.units import counted
 
     names = ", ".join(rule.__name__.replace("_", "-") for rule in RULES)
-    click.echo(f"{path}: holds. {len(plan.replicas)} replicas on {plan.summary.gpus_used} GPUs keep {names};")
+    what = f"{counted(len(plan.replicas), 'replica')} on {counted(plan.summary.gpus_used, 'GPU')}"
+    click.echo(textwrap.fill(f"{path}: holds. Kept by {what}: {names};", WIDTH, break_on_hyphens=False))
     click.echo("every figure of plan.json follows from its placements.")
     for line in () if examined is None else _proved(plan, examined):
         click.echo(line)
 
 
-def _observed(seen: Replay) -> dict[str, object]:
+def _observed(seen: Replay, level: float | None) -> dict[str, object]:
     broken = [{"rule": rule, "subject": subject, "seconds": s} for (rule, subject), s in seen.broken_s.items()]
-    return {"total_s": seen.total_s, "held_s": seen.held_s, "share": seen.share, "broken": broken}
+    return {"total_s": seen.total_s, "held_s": seen.held_s, "share": seen.share, "planned": level, "broken": broken}
 
 
 def _replayed(seen: Replay, level: float | None) -> Iterator[str]:

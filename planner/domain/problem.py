@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -19,6 +19,7 @@ from planner.domain.ensemble import Ensemble, Promise, Serve
 from planner.domain.latency import CurvePoint
 from planner.domain.mig import MigSlice, Part
 from planner.domain.observed import Observed
+from planner.domain.problem_checks import require_whole
 from planner.domain.topology import Domain, FleetLimit, Node, Pin, Spread, Survival
 from planner.domain.units import PPM
 from planner.errors import InputError
@@ -272,108 +273,7 @@ class Problem:
     limits: tuple[FleetLimit, ...] = later(())
 
     def __post_init__(self) -> None:
-        _unique("model", [m.name for m in self.models])
-        _unique("device kind", [k.name for k in self.kinds])
-        _unique("device", [d.id for d in self.devices])
-        _unique("option", [o.id for o in self.options])
-        _unique("current replica", [r.replica for r in self.current])
-        if self.max_moves is not None and self.max_moves < 0:
-            raise InputError(f"max_moves must be >= 0, got {self.max_moves}")
-        _unique("node", [n.name for n in self.nodes])
-        for device in self.devices:
-            if device.kind not in self.kind_by_name:
-                raise InputError(f"device {device.id!r}: unknown kind {device.kind!r}")
-            if self.kind_by_name[device.kind].mig is not None and (device.start is None or device.start < 0):
-                raise InputError(f"device {device.id!r}: a MIG slice needs its start, at least 0")
-        for option in self.options:
-            self._check_option(option)
-        for model in self.models:
-            for name in ("rate_mrps", "demand_mrps"):
-                value = getattr(model, name)
-                if value is not None and (len(value) != len(self.periods) or min(value) < 0):
-                    raise InputError(f"model {model.name!r}: {name} needs one number >= 0 per period, got {value}")
-
-        self._check_ensembles()
-        for name in () if self.observed is None else self.observed.models:
-            if name not in self.model_by_name:
-                raise InputError(f"observed: unknown model {name!r}")
-
-    def _check_ensembles(self) -> None:
-        _unique("ensemble", [e.name for e in self.ensembles])
-        for ensemble in self.ensembles:
-            for name in ensemble.models:
-                if name not in self.model_by_name:
-                    raise InputError(f"ensemble {ensemble.name!r}: unknown member {name!r}")
-            if len(ensemble.demand_mrps) != len(self.periods) or min(ensemble.demand_mrps) < 0:
-                found = ensemble.demand_mrps
-                raise InputError(f"ensemble {ensemble.name!r}: demand_mrps needs a number >= 0 per period, got {found}")
-            if len(ensemble.expected_mrps) != len(self.periods):
-                raise InputError(f"ensemble {ensemble.name!r}: rate_mrps needs one number per period")
-        _unique("member of an ensemble that Triton serves", [
-            name for e in self.ensembles if e.serve is Serve.TRITON for name in e.models
-        ])  # fmt: skip
-        self._check_references()
-        self._check_domains()
-
-    def _check_references(self) -> None:
-        """Every model and GPU that a rule names is there."""
-        gpus = {device.gpu for device in self.devices}
-        named = [("conflict", m) for pair in self.conflict for m in pair]
-        named += [("together", m) for pair in self.together for m in pair]
-        named += [("pinned", pin.model) for pin in self.pinned]
-        named += [("survives", m) for survival in self.survives for m in survival.models]
-        for rule, name in named:
-            if name not in self.model_by_name:
-                raise InputError(f"{rule}: unknown model {name!r}")
-        for rule, pairs in (("conflict", self.conflict), ("together", self.together)):
-            for one, other in pairs:
-                if one == other:
-                    raise InputError(f"{rule}: needs two models, got {one!r} twice")
-        for pin in self.pinned:
-            if pin.gpu not in gpus:
-                raise InputError(f"pinned: model {pin.model!r}: unknown gpu {pin.gpu!r}")
-
-    def _check_domains(self) -> None:
-        """Where racks or zones count, every node has its own."""
-        for domain, rule in self._domains_asked():
-            for name in dict.fromkeys(device.node for device in self.devices):
-                node = self.node_by_name.get(name)
-                if node is None or (node.rack if domain is Domain.RACK else node.zone) is None:
-                    raise InputError(f"{rule}: node {name!r} has no {domain}", hint="give it one in fleet.yaml")
-        for limit in self.limits:
-            known = {self.domain_of(device, limit.scope) for device in self.devices}
-            if limit.name is not None and limit.name not in known:
-                raise InputError(f"limits: unknown {limit.scope} {limit.name!r}")
-            for kind in self.kinds:
-                if limit.power_milliwatts is not None and kind.power_milliwatts is None:
-                    raise InputError(f"limits: the power of device kind {kind.name!r} is not known")
-                if limit.cost_microusd_per_hour is not None and kind.cost_microusd_per_hour is None:
-                    raise InputError(f"limits: the cost of device kind {kind.name!r} is not known")
-
-    def _domains_asked(self) -> Iterator[tuple[Domain, str]]:
-        asked = [(spread.over, f"model {m.name!r}: spread") for m in self.models for spread in m.spread]
-        asked += [(survival.domain, "survives") for survival in self.survives]
-        asked += [(limit.scope, "limits") for limit in self.limits]
-        return ((domain, rule) for domain, rule in asked if domain in (Domain.RACK, Domain.ZONE))
-
-    def _check_option(self, option: Option) -> None:
-        if option.model not in self.model_by_name or option.kind not in self.kind_by_name:
-            raise InputError(f"option {option.id!r}: unknown model {option.model!r} or kind {option.kind!r}")
-        if len(option.busy_ppm) != len(self.periods):
-            raise InputError(f"option {option.id!r}: busy_ppm needs one number per period")
-        if not 0 <= option.interference_class < len(self.kind_by_name[option.kind].interference_classes):
-            raise InputError(f"option {option.id!r}: unknown interference class {option.interference_class}")
-        if option.gpus > 1:
-            self._check_spanning(option)
-
-    def _check_spanning(self, option: Option) -> None:
-        kind = self.kind_by_name[option.kind]
-        if kind.name in self._parts_of_gpus or kind.cores is not None:
-            raise InputError(f"option {option.id!r}: takes {option.gpus} whole GPUs, and a {kind.name} is none")
-        if option.model in self.served_by_triton:
-            ensemble = self.served_by_triton[option.model].name
-            text = f"takes {option.gpus} GPUs for itself alone, ensemble {ensemble!r} needs its members on one server"
-            raise InputError(f"option {option.id!r}: {text}", hint="serve the ensemble by its clients: serve: client")
+        require_whole(self)
 
     @cached_property
     def model_by_name(self) -> dict[str, Model]:
@@ -412,13 +312,6 @@ class Problem:
     @cached_property
     def option_by_id(self) -> dict[str, Option]:
         return {o.id: o for o in self.options}
-
-    @cached_property
-    def _parts_of_gpus(self) -> set[str]:
-        """Kinds of devices that are no whole GPU."""
-        on_gpu = Counter((device.kind, device.gpu) for device in self.devices)
-        several = {kind for (kind, _), count in on_gpu.items() if count > 1}
-        return several | {kind.name for kind in self.kinds if kind.mig is not None}
 
     @cached_property
     def spans_gpus(self) -> bool:
@@ -478,9 +371,3 @@ def require_version(value: object, where: str) -> None:
         raise InputError(
             f"{where}: schema_version {value['schema_version']!r} is unknown; this version reads {SCHEMA_VERSION}"
         )
-
-
-def _unique(what: str, names: list[str]) -> None:
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{what} {twice!r} is given twice")

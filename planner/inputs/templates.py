@@ -26,12 +26,31 @@ _WORKLOAD_FIRST = """\
     latency_p99_ms: 100         # or latency_p95_ms; or latency: {{percentile: 95, bound_ms: 100}}; or leave it out
     # replicas: {{min: 2, max: 8}}
     # allowed_gpu: [A100-80, L4]
+    # spread: {{over: node, at_least: 2}}                 # or rack, zone; at_most_each: 1
+    # host: {{memory: 4GiB, cpu: 2}}                      # what each replica takes of its node
     # priority: 1               # larger first where not all demand fits (planner solve --allow-unserved)
 """
 _WORKLOAD_NEXT = """\
   - name: {name}
     rate_rps: 10
     latency_p99_ms: 100
+"""
+
+_WORKLOAD_ENSEMBLES = """
+# Graphs of models that serve one request together; their bound from end to end is split among calls by the planner.
+# ensembles:
+#   - name: pipeline
+#     rate_rps: 5
+#     latency_p95_ms: 300
+#     serve: client             # clients call the members, wherever they are; triton: all members in each server
+#     members: [{{name: {first}}}, {{name: {second}, calls: 3, parallel: 3}}]
+#     graph: [[{first}, {second}]]
+
+# rules:
+#   - conflict: [{first}, {second}]     # never on one GPU; together: always
+"""
+_WORKLOAD_SURVIVES = """
+# survives: [{domain: gpu, share: 1.0, models: all}]       # without any one gpu (node, rack, zone) this share is served
 """
 
 _FLEET = """\
@@ -96,7 +115,8 @@ def workload(models: Sequence[str]) -> str:
     """workload.yaml for these models, each with a rate and a bound to be replaced."""
     first, *others = models or [EXAMPLE_MODEL]
     parts = [_WORKLOAD_FIRST.format(name=_scalar(first)), *(_WORKLOAD_NEXT.format(name=_scalar(n)) for n in others)]
-    return _WORKLOAD_HEAD + "\n".join(parts)
+    pair = _WORKLOAD_ENSEMBLES.format(first=_scalar(first), second=_scalar(others[0])) if others else ""
+    return _WORKLOAD_HEAD + "\n".join(parts) + pair + _WORKLOAD_SURVIVES
 
 
 def fleet(counts: Sequence[tuple[str, int]]) -> str:

@@ -161,6 +161,10 @@ INFEASIBLE: dict[str, tuple[Problem, str]] = {
         replace(with_a(survived(Domain.GPU), replicas_max=1), devices=ONE_NODE),
         "survives: a share of 0 can be survived",
     ),
+    "more GPUs": (
+        with_a(four_gpus(fleet=ONE_NODE), spread=(Spread(over=Domain.NODE, at_least=2),)),
+        "fleet: 1 more big on nodes and in racks of their own would be enough, fewer would not",
+    ),
     "conflict": (
         replace(four_gpus(conflict=(("a", "b"),)), devices=ONE_NODE[:1]),
         "conflict: without it there would be a plan, which misses it by n1/0: carries both 'a' and 'b'",

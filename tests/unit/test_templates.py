@@ -61,6 +61,8 @@ COMMENTED = re.compile(r"^( *)# ?((?:  )*(?:- )?[a-z0-9_A-Z-]+:( |$).*)", re.MUL
     ("text", "read", "shown"),
     [
         (templates.workload(["a"]), read_workload, "priority: 1"),
+        (templates.workload(["a", "b"]), read_workload, "graph: [[a, b]]"),
+        (templates.workload(["a", "b"]), read_workload, "survives: [{domain: gpu"),
         (templates.fleet([("L4", 1)]), read_fleet, "cpu-1: {kind: cpu"),
         (templates.measure(["a"]), read_measure_config, "shapes: {a: {INPUT"),
     ],
