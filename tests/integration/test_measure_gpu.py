@@ -145,6 +145,7 @@ def test_a_gpu_is_pinned_sampled_and_recorded(
 
 
 def test_a_plan_made_from_it_is_verified_on_the_gpu(project: Path, gpus: SimulatedNvml) -> None:
+    (project / "measure.yaml").write_text(QUICK.replace("max_seconds: 1", "max_seconds: 3"))  # 40 requests for a p50
     code, _, err = measure(project, gpus, "--device", "gpu:0")
     assert code == 0, err
     (project / "workload.yaml").write_text(WORKLOAD)
