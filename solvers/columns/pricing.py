@@ -32,7 +32,7 @@ class Effort:
     `cases` at most are looked into. What is worth up to `slack` more than the goal, as a share, is let go.
     """
 
-    nodes: int = 5_000
+    nodes: int = 50_000
     nodes_of_case: int = 1_000
     nodes_of_seed: int = 60
     seeds: int = 60
