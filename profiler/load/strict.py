@@ -22,11 +22,16 @@ class StrictLoadGenerator:
         self.name = inner.name
         self._inner = inner
         self._deadline_s = deadline_s
-        self._checked: tuple[Server, set[str]] | None = None
+        self._server: Server | None = None
+        self._answered: set[str] = set()
+        self._kills = KernelKills()
 
     def run(self, server: Server, specs: Sequence[LoadSpec]) -> list[LoadResult]:
         """See LoadGenerator; also InputError where a model's inputs cannot be made up."""
-        processes, kills = _model_processes(server), KernelKills()
+        if self._server is not server:
+            # from the server's first load on: a process that the kernel kills after one may be gone only in the next
+            self._server, self._answered, self._kills = server, set(), KernelKills()
+        processes, kills = _model_processes(server), self._kills
         try:
             self._check_answers(server, specs)
             results = self._inner.run(server, specs)
@@ -46,17 +51,15 @@ class StrictLoadGenerator:
     def _check_answers(self, server: Server, specs: Sequence[LoadSpec]) -> None:
         if server.pid is None:
             return
-        if self._checked is None or self._checked[0] is not server:
-            self._checked = (server, set())
         for spec in specs:
-            if spec.model not in self._checked[1]:
+            if spec.model not in self._answered:
                 try:
                     check_answer(server, spec, self._deadline_s)
                 except ServerError as error:
                     server.raise_if_ended()
                     error.log_tail = server.log_tail()
                     raise
-                self._checked[1].add(spec.model)
+                self._answered.add(spec.model)
 
 
 def _cause(spec: LoadSpec, result: LoadResult) -> str | None:
