@@ -34,7 +34,7 @@ from profiler.load.builtin import BuiltinLoadGenerator
 from profiler.load.perf_analyzer import PerfAnalyzerLoadGenerator
 from profiler.load.perf_analyzer_binary import PerfAnalyzerBinary, find_perf_analyzer
 from profiler.load.preferred import PreferredLoadGenerator
-from profiler.load.requests import input_data_file
+from profiler.load.requests import inferences, input_data_file
 from profiler.measure import measure
 from profiler.points import MeasureRequest
 from profiler.precision import Precision
@@ -136,7 +136,8 @@ class Bench:
         client.close()
         with tempfile.TemporaryDirectory() as scratch:
             data, report = Path(scratch, "requests.json"), Path(scratch, "report.csv")
-            data.write_text(input_data_file(config, batch_size=1, shapes={}, rng=np.random.default_rng(0)))
+            streams = inferences(config, point.spec(model), np.random.default_rng(0))
+            data.write_text(input_data_file(streams, stateful=False))
             load = ["--concurrency-range", f"{point.concurrency}:{point.concurrency}:1"]
             if point.rate_rps is not None:
                 load = ["--request-rate-range", f"{point.rate_rps}", "--request-distribution", "poisson"]

@@ -125,7 +125,7 @@ def _config(
 def _shapes(model: ModelFacts) -> dict[str, Any]:
     """perf_analyzer knows no warm-up of the model's: a size that is left open has to be told."""
     from planner.emit import config_pbtxt
-    from profiler.load.requests import input_shape
+    from profiler.load.tensors import input_shape
 
     config = config_pbtxt.read_config(model.path / config_pbtxt.CONFIG_NAME)
     shapes = {tensor.name: input_shape(config, tensor, {}) for tensor in config.input if -1 in tensor.dims}
