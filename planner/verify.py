@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -28,6 +28,7 @@ from planner.verify_traffic import DeviceTraffic, EnsembleTraffic, ReplicaTraffi
 SAMPLES_TO_SPARE = 1.1
 WARM_UP_SECONDS = 2.0
 LEAD_IN_SECONDS = 1.0
+AWAKE_S = 0.5
 
 
 class Bench(Protocol):
@@ -147,8 +148,12 @@ class _Run:
         with ThreadPoolExecutor(len(devices)) as pool:
             try:
                 runs = [pool.submit(self._device, device, first + place) for place, device in enumerate(devices)]
-                for run in as_completed(runs):
-                    run.result()
+                left = set(runs)
+                while left:
+                    # Awake now and then: a Ctrl-C that reached another thread is raised only where this one runs.
+                    done, left = wait(left, AWAKE_S, FIRST_COMPLETED)
+                    for run in done:
+                        run.result()
             except BaseException:
                 # Leaving the pool waits for its threads: an interruption must not wait for a window's end.
                 self._bench.abort()
