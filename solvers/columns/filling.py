@@ -8,7 +8,7 @@ replicas first, while there are small ones to fill up with.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +113,22 @@ class Filler:
             placed.append((column, times))
             best = {g: f for g, f in best.items() if g != group and f is not None and self._lasts(f[0], wanted)}
         return placed
+
+    def with_models(self, group: int, models: Collection[int], prices: Prices, wanted: Wanted) -> Column | None:
+        """The content of a GPU of one device worth most among those with a replica of each model; None: none found."""
+        kinds = self._instance.groups[group].kinds
+        if len(kinds) > 1:
+            return None
+        items = self._instance.items[kinds[0]]
+        worth = prices.worth[kinds[0]]
+        # Worth more than all others together, they come first.
+        added = np.where(np.isin(items.model, list(models)), 1.0 + worth.sum(), 0.0)
+        raised = Prices(
+            [worth + added if kind == kinds[0] else prices.worth[kind] for kind in range(len(prices.worth))]
+        )
+        content, _ = self._device(kinds[0], raised, 1.0, wanted, THOROUGH)
+        held = {int(items.model[item]) for item in content}
+        return Column(group, (content,)) if held.issuperset(models) else None
 
     def _best(
         self, group: int, prices: Prices, power: float, wanted: Wanted, effort: Effort

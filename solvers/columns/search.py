@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -65,6 +66,14 @@ class Costs:
         return tuple(cost / self.largest for cost in self.main)
 
 
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A GPU of a group, and models that stand on it, as places in the problem."""
+
+    group: int
+    models: frozenset[int]
+
+
 class Search:
     """`plan` is the best so far, `bound` what is proven of `costs.main`, in its whole unit."""
 
@@ -75,6 +84,7 @@ class Search:
         options: SolveOptions,
         deadline: float,
         improved: Callable[[list[Column], int], None],
+        pinned: Sequence[Pinned] = (),
     ) -> None:
         self._instance, self._costs, self._options, self._improved = instance, costs, options, improved
         self._started = time.monotonic()
@@ -89,6 +99,11 @@ class Search:
         self._dive = Dive(
             self._pricer, self._filler, self._rng, Effort(nodes=2_000, nodes_of_case=200, seeds=30, cases=15)
         )
+        self._pinned = pinned
+        # Once prices are known, contents of pinned GPUs are fixed; `_todo` is what is left of the task then.
+        self._fixed: list[Column] = []
+        self._todo = self.task
+        self._rest: list[Column] | None = None
         self.plan: list[Column] | None = None
         self.relaxed: Relaxed | None = None
         self.bound = 0
@@ -97,6 +112,7 @@ class Search:
     def run(self, *, brief: bool = False) -> None:
         """`brief`: end once proven, or when neighbourhoods bring nothing for a while: another solver goes on."""
         self.prove()
+        self._fix_pinned()
         self._dives()
         if not self.near:
             self._select()
@@ -116,11 +132,12 @@ class Search:
         return value - self.bound <= self._options.gap * value
 
     def offer(self, plan: Sequence[Column]) -> None:
-        """Keep a plan where it is better in both costs, in their order."""
-        plan = trimmed(self.task, plan)
-        if self.plan is None or self._key(plan) < self._key(self.plan):
-            self.plan = plan
-            self._improved(plan, self.bound)
+        """Keep a plan, without what is fixed, where it is better in both costs, in their order."""
+        rest = trimmed(self._todo, plan)
+        whole = [*self._fixed, *rest]
+        if self.plan is None or self._key(whole) < self._key(self.plan):
+            self.plan, self._rest = whole, rest
+            self._improved(whole, self.bound)
 
     def relaxation(self, task: Task, costs: Costs, columns: Sequence[Column], until: float) -> Relaxed:
         """The linear relaxation of `task`, whose costs are `costs` scaled, from the prices by area and these columns.
@@ -174,6 +191,28 @@ class Search:
         if self.plan is not None:
             self._improved(self.plan, self.bound)
 
+    def _fix_pinned(self) -> None:
+        """Settle what stands on pinned GPUs: by the prices of the relaxation what is worth most with their models."""
+        if self.relaxed is None or self.relaxed.unserved > SURE or not self._pinned:
+            return
+        wanted, stock = self.task.wanted.copy(), list(self.task.stock)
+        prices = prices_of(self.relaxed)
+        for pinned in self._pinned:
+            column = self._filler.with_models(pinned.group, pinned.models, prices, wanted)
+            if column is not None and stock[pinned.group]:
+                wanted.take(self._instance, column, 1)
+                stock[pinned.group] -= 1
+                self._fixed.append(column)
+        self._todo = replace(self.task, wanted=wanted, stock=tuple(stock))
+        before, self.plan, self._rest = self._rest, None, None
+        used = Counter(column.group for column in before or ())
+        if before is not None and all(used[group] <= most for group, most in enumerate(stock)):
+            self.offer(before)
+        for power in POWERS:
+            placed = self._filler.fill(prices, power, wanted, stock, deadline=self._at(SHARE_OF_DIVE))
+            if placed is not None:
+                self.offer(spread_out(placed))
+
     def _dives(self) -> None:
         """First in large steps, which is soon done, then in smaller ones, then by chance."""
         if self.relaxed is None or self.relaxed.unserved > SURE:
@@ -182,28 +221,29 @@ class Search:
         for share, noise in (*STEPS, *(BY_CHANCE,) * DIVES_BY_CHANCE):
             if self.near or time.monotonic() > until:
                 return
-            placed = self._dive.run(self.task, until, self._most_cost(), self.relaxed, share=share, noise=noise)
+            placed = self._dive.run(self._todo, until, self._most_cost(), self.relaxed, share=share, noise=noise)
             if placed is not None:
                 self.offer(spread_out(placed))
 
     def _most_cost(self) -> float:
-        return math.inf if self.plan is None else sum(self.task.costs[column.group] for column in self.plan)
+        return math.inf if self._rest is None else sum(self.task.costs[column.group] for column in self._rest)
 
     def _select(self) -> None:
         """The best plan from the columns known, by CP-SAT, whose import takes longer than a first plan."""
         from solvers.columns.selection import select
 
         seconds = 0.3 * (self._deadline - time.monotonic())
-        found = select(self.task, list(self._dive.pool), self.plan, self.bound, self._costs, self._options, seconds)
+        bound = self.bound - self._costs.total(self._fixed)
+        found = select(self._todo, list(self._dive.pool), self._rest, bound, self._costs, self._options, seconds)
         if found is not None:
             self.offer(found)
 
     def _neighbourhoods(self, *, brief: bool) -> None:
-        if not self.plan or self.relaxed is None:
+        if not self._rest or self.relaxed is None:
             return
         prices = prices_of(self.relaxed)
-        around = Neighbourhood(self.task, self._filler, self._dive, self._rng)
-        turn, last, now = 0, 0, self.plan
+        around = Neighbourhood(self._todo, self._filler, self._dive, self._rng)
+        turn, last, now = 0, 0, self._rest
         most = math.inf if self._options.iterations is None else self._options.iterations
         while turn < most and time.monotonic() < self._deadline:
             if (self.near and (brief or self._is_best_then())) or (brief and turn - last > FRUITLESS):

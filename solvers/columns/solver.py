@@ -20,7 +20,7 @@ from solvers.columns.compiled import compiled
 from solvers.columns.generation import Relaxed, Task
 from solvers.columns.instance import Instance
 from solvers.columns.master import Cap
-from solvers.columns.search import Costs, Search
+from solvers.columns.search import Costs, Pinned, Search
 from solvers.columns.settling import Settling
 from solvers.greedy import PRICES, first_plan, takes_a_moment
 from solvers.reduction import Reduction, is_sited, name_placements
@@ -29,7 +29,7 @@ NAME = "columns"
 # Of the time limit, what the search may take; the rest is for later objectives and for writing the plan down.
 SHARE_OF_SEARCH, SHARE_OF_BRIEF = 0.93, 0.85
 # And of that, what a plan with rules between devices gets when its columns are found.
-SHARE_OF_IMPROVING = 0.3
+SHARE_OF_IMPROVING = 0.2
 
 
 class ColumnsSolver:
@@ -140,7 +140,7 @@ class _Run:
         share = SHARE_OF_BRIEF if self._brief else SHARE_OF_SEARCH
         end = self._started + share * self._options.time_limit_s
         deadline = end if self._settling is None else end - SHARE_OF_IMPROVING * self._options.time_limit_s
-        search = Search(self._instance, costs, self._options, deadline, self._keep)
+        search = Search(self._instance, costs, self._options, deadline, self._keep, list(self._pinned()))
         if self.plan is not None and self._serves_all(self.plan):
             search.offer(columns_of(self._instance, self.plan))
         try:
@@ -152,6 +152,15 @@ class _Run:
         finally:
             self._conclude(search, places[0])
         return search
+
+    def _pinned(self) -> Iterator[Pinned]:
+        models: dict[str, set[int]] = {}
+        for pin in self._problem.pinned:
+            models.setdefault(pin.gpu, set()).add(self._instance.model_index[pin.model])
+        for number, group in enumerate(self._instance.groups):
+            for gpu in group.gpus:
+                if gpu[0].gpu in models:
+                    yield Pinned(number, frozenset(models[gpu[0].gpu]))
 
     def _conclude(self, search: Search, place: int) -> None:
         if search.plan is not None:

@@ -10,6 +10,8 @@ import pytest
 
 from planner.domain.check import check_placements
 from planner.domain.conflicts import exclusive_groups
+from planner.domain.layout import Layout
+from planner.domain.objectives import integer_value
 from planner.domain.problem import Device, Objective, Problem
 from planner.domain.relaxation import without_sites
 from planner.domain.rules import Rule
@@ -54,7 +56,7 @@ def mid_size(models: int = 24, nodes: int = 24) -> Problem:
         options,
         kinds=kinds,
         fleet=fleet,
-        objectives=(Objective.COST,),
+        objectives=(Objective.COST, Objective.GPUS),
         nodes=tuple(Node(name=f"n{n}", rack=f"r{n % 6}", host_memory_bytes=150) for n in range(nodes)),
         survives=(Survival(domain=Domain.NODE, share_ppm=700_000, models=tuple(names)),),
         conflict=(("m0", "m1"), ("m2", "m3")),
@@ -173,10 +175,7 @@ def test_every_rule_at_once_in_a_problem_of_some_size() -> None:
     result = registry.solve(subject, options, Progress(), name="columns")
     assert result.placements is not None
     assert violations_of_proofs(subject, result) == []
-    value = sum(
-        (subject.kind_by_name[k].cost_microusd_per_hour or 0)
-        for k in [d.kind for d in subject.devices if d.id in {p.device for p in result.placements}]
-    )
+    value = integer_value(Layout(subject, result.placements), Objective.COST)
     assert result.bounds[0].certified is not None
     assert result.bounds[0].certified * 1e6 <= value <= 1.15 * result.bounds[0].certified * 1e6
     plain = registry.solve(without_sites(subject), options, Progress(), name="columns")
@@ -225,6 +224,22 @@ def test_conflicts_count_in_columns_and_certificates() -> None:
     assert result.bounds[0].certified == 6
     assert violations_of_proofs(subject, result) == []
     assert violations_of_proofs(replace(subject, conflict=pairs[:1]), result) != []
+
+
+def test_a_pinned_gpu_that_costs_more_than_others_is_filled_too() -> None:
+    """Twelve halves: five cheap GPUs and the dear one, not six and one more for the pinned replica alone."""
+    kinds = [kind("t0"), kind("t1", cost_microusd_per_hour=2_000_000)]
+    subject = problem(
+        [model(name, 3000) for name in "abcd"],
+        [option(name, k.name, memory_bytes=6) for name in "abcd" for k in kinds],
+        kinds=kinds,
+        fleet=fleet_of(2, 8, 2),
+        objectives=(Objective.COST,),
+        pinned=(Pin(model="a", gpu="n1/0"),),
+    )
+    result = registry.solve(subject, SolveOptions(time_limit_s=10, iterations=3, workers=1), Progress(), name="columns")
+    assert result.placements is not None
+    assert integer_value(Layout(subject, result.placements), Objective.COST) == 7_000_000
 
 
 def test_cordoned_gpus_and_domains_that_no_option_can_use_do_not_help_to_survive() -> None:
