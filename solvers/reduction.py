@@ -325,9 +325,13 @@ class Reduction:
 
 def is_sited(problem: Problem) -> bool:
     """Whether any rule looks further than one device's memory and time: at its place, or at what else stands there."""
+    return tells_places_apart(problem) or _host_binds(problem) or problem.spans_gpus
+
+
+def tells_places_apart(problem: Problem) -> bool:
+    """Whether a rule looks at more than how many devices and how much of its host a node has left."""
     between = (problem.conflict, problem.together, problem.pinned, problem.survives, problem.limits)
-    spread = any(model.spread for model in problem.models)
-    return any(between) or spread or _host_binds(problem) or problem.spans_gpus
+    return any(between) or any(model.spread for model in problem.models)
 
 
 def _host_binds(problem: Problem) -> bool:

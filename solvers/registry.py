@@ -12,12 +12,12 @@ from planner.domain.check import check_placements
 from planner.domain.layout import Layout
 from planner.domain.objectives import integer_value
 from planner.domain.plan import ObjectiveValue, Placement, Status
-from planner.domain.problem import Problem
+from planner.domain.problem import Objective, Problem
 from planner.errors import InputError, PlannerError
 from solvers.base import Progress, SolveOptions, SolveResult, SolverFactory
-from solvers.bounds import applies, places_needed
+from solvers.bounds import applies, lexicographic, places_needed, unbounded
 from solvers.greedy import GreedySolver, first_plan, takes_a_moment
-from solvers.reduction import Reduction, is_sited
+from solvers.reduction import Reduction, is_sited, tells_places_apart
 from solvers.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ AUTO = "auto"
 LARGEST_FOR_CPSAT = 30_000
 # With fewer it mostly proves its plans itself.
 PROVED_BY_CPSAT = 3_000
+# What finding contents may take where demand stays unserved; the rest puts them onto nodes.
+SHARE_OF_LEAVING_OUT = 0.8
 
 
 def solve(problem: Problem, options: SolveOptions, progress: Progress, *, name: str = AUTO) -> SolveResult:
@@ -80,10 +82,12 @@ class AutoSolver:
     def solve(self, problem: Problem, options: SolveOptions, progress: Progress) -> SolveResult:
         started = time.monotonic()
         reduction = Reduction(problem)
-        quick = takes_a_moment(reduction) or not applies(problem)
+        quick = takes_a_moment(reduction) or not (applies(problem) or _leaves_out(problem))
         plan = first_plan(reduction, progress, started + options.time_limit_s) if quick else None
         variables = _variables(reduction, plan) if quick else inf
         large = variables > LARGEST_FOR_CPSAT
+        if large and _leaves_out(problem):
+            return _leaving_out(reduction, plan, options, progress, started)
         if reduction.hopeless and not problem.allow_unserved:
             return GreedySolver().conclude(reduction, plan, started)
         by_columns = None
@@ -99,6 +103,34 @@ class AutoSolver:
         known = () if by_columns is None else by_columns.bounds
         result = _cpsat().improve(reduction, plan, options, progress, started, known)
         return result if by_columns is None else joined(problem, by_columns, result)
+
+
+def _leaves_out(problem: Problem) -> bool:
+    """Whether what stays unserved matters alone, and columns can tell how little it may be."""
+    plain = not (problem.pools or problem.counts_moves or problem.ensembles or tells_places_apart(problem))
+    return plain and problem.allow_unserved and problem.objectives == (Objective.UNSERVED,)
+
+
+def _leaving_out(
+    reduction: Reduction,
+    plan: tuple[Placement, ...] | None,
+    options: SolveOptions,
+    progress: Progress,
+    started: float,
+) -> SolveResult:
+    """Contents that leave out little, put onto the nodes."""
+    from solvers.columns.unserved import least_unserved
+    from solvers.hosts import on_hosts
+
+    problem = reduction.problem
+    limited = replace(options, time_limit_s=SHARE_OF_LEAVING_OUT * options.time_limit_s)
+    found = least_unserved(problem, limited)
+    choices = {choice.option.id: choice for choice in reduction.choices}
+    plans = [] if plan is None else [plan]
+    plans.append(on_hosts(reduction, [[choices[name] for name in content] for content in found.contents]))
+    plan = min(plans, key=lambda one: lexicographic(problem, Layout(problem, one)))
+    progress.improved(plan, unbounded(problem, Layout(problem, plan)))
+    return GreedySolver().conclude(reduction, plan, started, (found.bound,))
 
 
 def joined(problem: Problem, first: SolveResult, last: SolveResult) -> SolveResult:

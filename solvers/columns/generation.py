@@ -24,7 +24,7 @@ from solvers.stopping import stop_if_asked
 
 Floats = NDArray[np.float64]
 SMOOTHING = 0.7
-# Of the gap, the part that a pricing may leave unknown; and the least and most of it, as shares of a GPU's cost.
+# Of the gap, as a share of what all contents are worth, the part that a pricing may leave unknown; its least and most.
 SLACK_OF_GAP, LEAST_SLACK, MOST_SLACK = 0.1, 1e-6, 0.004
 EFFORT_GROWS = 8
 MOST_NODES = 2_000_000
@@ -91,7 +91,8 @@ class Generator:
         for _ in range(most_rounds):
             stop_if_asked()
             self.rounds += 1
-            gap = (solution.value - self.bound) / solution.value if solution.value > 0 else 0.0
+            worth = solution.value if self.center is None else self.rows.value(self.center.rows)
+            gap = (solution.value - self.bound) / worth if worth > 0 else 0.0
             effort = replace(effort, slack=min(MOST_SLACK, max(LEAST_SLACK, SLACK_OF_GAP * gap)))
             duals = solution.duals if self.center is None else self.center.mixed(solution.duals, smoothing)
             fresh, improved = self._round(duals, effort)
