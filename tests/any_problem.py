@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest.mock import patch
 
 from hypothesis import strategies as st
 
-from planner.domain.problem import Problem
+from planner.domain.problem import Objective, Problem
 from solvers import registry
 from solvers.base import Progress, SolveOptions, SolveResult
 from tests.mig_problems import tiny_mig_problems
@@ -21,7 +22,14 @@ SOLVERS = ("cpsat", "greedy", "columns", "auto", LARGE)
 
 def any_problem() -> st.SearchStrategy[Problem]:
     plain, mig = tiny_problems(), tiny_mig_problems()
-    return plain | sited(plain) | tiny_spanning_problems() | mig | sited(mig)
+    return plain | sited(plain) | tiny_spanning_problems() | mig | sited(mig) | _leaving_out()
+
+
+def _leaving_out() -> st.SearchStrategy[Problem]:
+    """Problems in which nothing counts but what stays unserved."""
+    only = [Objective.UNSERVED]
+    found = tiny_problems(only) | tiny_spanning_problems(only)
+    return found.map(lambda subject: replace(subject, allow_unserved=True, ensembles=(), max_moves=None))
 
 
 def solve_as(name: str, subject: Problem) -> SolveResult:

@@ -42,7 +42,7 @@ def least_unserved(problem: Problem, options: SolveOptions) -> Served:
     """Within the time limit; NO_BOUND and no content where columns cannot tell."""
     deadline = time.monotonic() + options.time_limit_s
     relaxed, slack = _relaxed(problem)
-    if not applies(relaxed) or compiled(options.time_limit_s) is None:
+    if not relaxed.models or not applies(relaxed) or compiled(options.time_limit_s) is None:
         return Served(NO_BOUND)
     instance = Instance(Reduction(relaxed))
     costs = Costs(main=instance.unit_costs(Objective.COST))

@@ -52,6 +52,16 @@ def test_the_study_of_two_real_models(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "| 1 | 1,572 | 2,058 | 3,121 | 2,228 | 893 | 40% |" in output
 
 
+def test_a_part_of_the_production_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shared_file("openb/openb_node_list_gpu_node.csv").parent
+    study = load("run", REPOSITORY / "benchmarks" / "openb", monkeypatch)
+    nodes, tasks = study.read_nodes(folder)[::100], study.read_tasks(folder, "gpuspec10")[::100]
+    assert any(task.types for task in tasks)
+    found = study.outcome(nodes, tasks, 3.0)
+    assert (found.violations, found.tasks) == (0, len(tasks))
+    assert 0.8 < found.allocated <= found.most <= found.asked
+
+
 def test_the_study_of_the_solvers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     study = load("run", SOLVER, monkeypatch)
     study.main(["--seconds", "1", str(INSTANCES[0])])
