@@ -124,7 +124,7 @@ def _leaving_out(
 
     problem = reduction.problem
     limited = replace(options, time_limit_s=SHARE_OF_LEAVING_OUT * options.time_limit_s)
-    found = least_unserved(problem, limited)
+    found = least_unserved(reduction, limited)
     choices = {choice.option.id: choice for choice in reduction.choices}
     plans = [] if plan is None else [plan]
     plans.append(on_hosts(reduction, [[choices[name] for name in content] for content in found.contents]))

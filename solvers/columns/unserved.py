@@ -38,10 +38,10 @@ class Served:
     contents: tuple[tuple[str, ...], ...] = ()
 
 
-def least_unserved(problem: Problem, options: SolveOptions) -> Served:
+def least_unserved(reduction: Reduction, options: SolveOptions) -> Served:
     """Within the time limit; NO_BOUND and no content where columns cannot tell."""
     deadline = time.monotonic() + options.time_limit_s
-    relaxed, slack = _relaxed(problem)
+    relaxed, slack = _relaxed(replace(reduction.problem, options=tuple(choice.option for choice in reduction.choices)))
     if not relaxed.models or not applies(relaxed) or compiled(options.time_limit_s) is None:
         return Served(NO_BOUND)
     instance = Instance(Reduction(relaxed))
@@ -74,7 +74,16 @@ def _relaxed(problem: Problem) -> tuple[Problem, int]:
     plain = without_sites(problem)
     parts = [_Part.of(model, problem) for model in problem.models if model.peak_mrps]
     free = (replace(kind, cost_microusd_per_hour=0) for kind in plain.kinds)
-    models = (replace(m, replicas_min=0, replicas_max=None) for m in plain.models if m.peak_mrps)
+    models = (
+        replace(
+            m,
+            replicas_min=0,
+            replicas_max=None,
+            allowed_gpu=(*m.allowed_gpu, LEFT_OUT + m.name) if m.allowed_gpu else (),
+        )
+        for m in plain.models
+        if m.peak_mrps
+    )
     asked = {part.model.name for part in parts}
     relaxed = replace(
         plain,
@@ -116,7 +125,7 @@ class _Part:
         name = LEFT_OUT + self.model.name
         return DeviceKind(
             name=name, type=name, profile=name, memory_bytes=1, server_base_bytes=0, utilization_ppm=PPM,
-            cost_microusd_per_hour=_cost(self.model, self.mrps),
+            cost_microusd_per_hour=_cost(self.model, self.mrps), calibrated=True,
         )  # fmt: skip
 
     def devices(self) -> Iterator[Device]:
