@@ -14,7 +14,7 @@ demo: $(READY)
 
 test: $(READY)
 	$(VENV)/bin/python -m coverage erase
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --cov --cov-report=
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	$(VENV)/bin/python -m coverage report --format=total | sed 's/^/branch coverage: /; s/$$/ %/'
 
 lint: $(READY)

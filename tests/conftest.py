@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +16,6 @@ from solvers.columns.compiled import compiled
 from tests.simulated_gpus import SimulatedNvml, build_library, use_in_this_process
 
 BUILD_MODELS = Path(__file__).parent.parent / "examples" / "cpu" / "build_models.py"
-NICE = 10
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A search on one worker must not delay the load that a test on another puts on its server."""
-    if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("xdist_group") is None:
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,14 +18,6 @@ from tests.browser import BROWSERS, FRAME, LIGHT
 from tests.small_models import write_small_models
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `--dist loadgroup` one worker has all of them: servers under load disturb each other's figures."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("triton"))
-
-
 @pytest.fixture(scope="module")
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model repository."""
