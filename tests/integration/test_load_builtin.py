@@ -84,10 +84,11 @@ def test_the_same_seed_sends_at_the_same_times(server: LocalTriton) -> None:
 
 
 def test_several_streams_run_at_the_same_time_and_keep_their_order(server: LocalTriton) -> None:
-    begin = time.monotonic()
     specs = [opened("types", 50.0), closed("slow", seconds=2.0), opened("warm", 20.0)]
     results = BuiltinLoadGenerator().run(server, specs)
-    assert time.monotonic() - begin < 5
+    windows = [result.window for result in results if result.window is not None]
+    assert len(windows) == 3
+    assert max(start for start, _ in windows) < min(end for _, end in windows)
     assert [result.model for result in results] == ["types", "slow", "warm"]
     assert all(result.failed == 0 and result.latency_s for result in results)
 
@@ -179,7 +180,7 @@ def test_a_server_that_dies_is_noticed_at_once(
         begin = time.monotonic()
         with pytest.raises(TritonExited, match="Triton ended by signal SIGKILL") as caught:
             BuiltinLoadGenerator().run(server, [spec])
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
         assert caught.value.log_tail
         killer.join()
     assert not workers()

@@ -286,12 +286,12 @@ def test_a_load_that_hangs_keeps_its_deadline(start: Callable[..., LocalTriton])
         begin = time.monotonic()
         with pytest.raises(TritonUnreachable, match="within 1 s") as caught:
             server.load("hangs", timeout_s=1)
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < 10
         assert "loading: hangs" in str(caught.value.log_tail)
         own = family(server.pid)
     assert len(own) > 1
     assert not [pid for pid in own if is_alive(pid)]
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 25
 
 
 def test_a_server_that_dies_is_not_waited_for(start: Callable[..., LocalTriton]) -> None:
